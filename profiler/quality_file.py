@@ -1,0 +1,139 @@
+"""The quality table: accuracy of one model on one task for every strategy setting, derived from a stored pool of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from profiler.replay import Replays, Sample, replay
+from strategies.base import Shape
+
+SCHEMA = 1
+QUANTILE_POINTS = 128
+
+
+class QualityError(ValueError):
+    """A quality file that cannot be used; the message names the file and what to do."""
+
+
+class StoredSample(msgspec.Struct, frozen=True, array_like=True):
+    """A sample as stored: final answer as extracted, tokens, why it ended, and whether it was right."""
+
+    answer: str | None
+    tokens: int
+    finish_reason: str
+    correct: bool
+
+
+class StoredQuestion(msgspec.Struct, frozen=True):
+    """One question's samples; `greedy` is the answer at temperature 0. One line of the samples file."""
+
+    question: str
+    answer: str
+    group: str
+    prompt_tokens: int
+    greedy: StoredSample
+    samples: list[StoredSample]
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """One strategy setting. `accuracy_lower`: 5th percentile of the bootstrap over questions.
+
+    `steps`, `branch_steps`, `kv_steps`: joint draws (row i of each belongs together) of the setting's work, ordered by steps.
+    """
+
+    strategy: str
+    params: dict[str, Any]
+    greedy: bool
+    accuracy: float
+    accuracy_lower: float
+    steps: list[int]
+    branch_steps: list[int]
+    kv_steps: list[int]
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """`temperature`: what the samples were drawn at; requests at another one make the accuracy an approximation."""
+
+    model: str
+    task: str
+    answers: str
+    temperature: float
+    questions: int
+    samples_per_question: int
+    mean_prompt_tokens: float
+    curves: list[Curve]
+    environment: dict[str, Any] = {}
+    schema: int = SCHEMA
+
+
+def derive(shape: Shape, pool: list[StoredQuestion], *, greedy: bool, seed: int = 0) -> tuple[Replays, float, float]:
+    """Replays of a shape, its mean accuracy, and the lower bound over questions."""
+    stored = [[question.greedy] if greedy else question.samples for question in pool]
+    samples = [[Sample(s.answer, s.tokens, s.correct) for s in row] for row in stored]
+    per_question = 1 if greedy else 32 if shape.branches == 1 else 24
+    replays = replay(samples, shape, per_question, seed)
+    by_question = np.array([replays.correct[replays.question == q].mean() for q in range(len(samples))])
+    return replays, float(by_question.mean()), bootstrap_lower(by_question, seed=seed)
+
+
+def bootstrap_lower(by_question: np.ndarray, *, draws: int = 1000, level: float = 0.05, seed: int = 0) -> float:
+    """The `level` quantile of the mean over questions drawn with replacement; `by_question`: (questions,) in 0..1."""
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(len(by_question), size=(draws, len(by_question)))
+    return float(np.quantile(by_question[picks].mean(axis=1), level))
+
+
+def curve(strategy: str, params: dict[str, Any], shape: Shape, pool: list[StoredQuestion], *, greedy: bool) -> Curve:
+    """Derive one setting's curve from the pool."""
+    replays, accuracy, lower = derive(shape, pool, greedy=greedy)
+    order = np.argsort(replays.steps, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(QUANTILE_POINTS, len(order))).round().astype(int)]
+    return Curve(
+        strategy=strategy,
+        params=params,
+        greedy=greedy,
+        accuracy=round(accuracy, 4),
+        accuracy_lower=round(lower, 4),
+        steps=replays.steps[chosen].tolist(),
+        branch_steps=replays.branch_steps[chosen].tolist(),
+        kv_steps=replays.kv_steps[chosen].astype(int).tolist(),
+    )
+
+
+def read(path: Path) -> Quality:
+    """Raises QualityError."""
+    try:
+        quality = msgspec.json.decode(path.read_bytes(), type=Quality)
+    except OSError as error:
+        raise QualityError(f"cannot read the quality table {path}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise QualityError(f"{path} is not a quality table ({error}); make it with `paretoproxy quality`") from error
+    if quality.schema != SCHEMA:
+        raise QualityError(f"{path} has schema {quality.schema}, this version reads {SCHEMA}; derive it again")
+    return quality
+
+
+def write(quality: Quality, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(msgspec.json.encode(quality))
+    temporary.replace(path)
+
+
+def read_samples(path: Path) -> Iterator[StoredQuestion]:
+    """Lines of a samples file; a last line cut short by an interruption is left out."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield msgspec.json.decode(line, type=StoredQuestion)
+            except msgspec.DecodeError as error:
+                raise QualityError(f"{path}:{number}: {error}") from error

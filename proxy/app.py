@@ -1,0 +1,151 @@
+"""The ASGI application: two hot routes as raw ASGI, everything else in FastAPI, one error envelope for all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from proxy.asgi import Receive, Scope, Send
+from proxy.config import Config
+from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, envelope
+from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
+from proxy.plan_view import plan_view
+from proxy.service import Service
+
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def build(config: Config) -> ASGIApp:
+    """The application for one configuration; its lifespan starts and ends the service."""
+    side = _side_routes()
+    hot: dict[str, Handler] = {}
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = await Service.start(config)
+        app.state.service = service
+        hot.update(dict.fromkeys((*SCALED_PATHS, *RELAYED_PATHS), Handler(service)))
+        try:
+            yield
+        finally:
+            await service.aclose()
+
+    side.router.lifespan_context = lifespan
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (handler := hot.get(scope["path"])) is not None:
+            await handler(scope, receive, send)
+        else:
+            await side(scope, receive, send)
+
+    return app
+
+
+def _side_routes() -> FastAPI:
+    app = FastAPI(title="paretoproxy", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app.get("/health")(_health)
+    app.get("/ready")(_ready)
+    app.get("/metrics")(_metrics)
+    app.get("/v1/models")(_models)
+    app.get("/v1/models/{name:path}")(_model)
+    app.post("/v1/plan")(_plan)
+    app.get("/v1/traces")(_traces)
+    app.get("/v1/traces/{trace_id}")(_trace)
+    app.add_exception_handler(ProxyError, _as_envelope)
+    app.add_exception_handler(HTTPException, _as_envelope)
+    app.add_exception_handler(RequestValidationError, _as_envelope)
+    return app
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _health() -> dict[str, str]:
+    """The process lives."""
+    return {"status": "ok"}
+
+
+async def _ready(request: Request) -> Response:
+    """200 once at least one backend serves, else 503; either way each backend's state."""
+    backends = {
+        backend.name: {"serving": backend.health.serving, "problem": backend.health.problem}
+        for backend in _service(request).catalog.backends
+    }
+    ready = any(state["serving"] for state in backends.values())
+    return JSONResponse({"ready": ready, "backends": backends}, 200 if ready else 503)
+
+
+async def _metrics(request: Request) -> Response:
+    return Response(_service(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "paretoproxy"}
+
+
+async def _models(request: Request) -> dict[str, Any]:
+    return {"object": "list", "data": [_card(name) for name in _service(request).catalog.names]}
+
+
+async def _model(request: Request, name: str) -> dict[str, Any]:
+    if _service(request).catalog.find(name) is None:
+        raise NotFound(f"The model `{name}` does not exist.", param="model", code="model_not_found")
+    return _card(name)
+
+
+async def _plan(request: Request) -> Response:
+    """The ranked candidates for a chat completion with these headers and body; nothing is sent to a backend."""
+    view = await plan_view(_service(request), request.headers.raw, await request.body())
+    return JSONResponse(view)
+
+
+async def _traces(
+    request: Request,
+    limit: int = Query(50, ge=1, le=1000),
+    model: str | None = None,
+    strategy: str | None = None,
+    backend: str | None = None,
+    outcome: str | None = None,
+    slo_status: str | None = None,
+) -> dict[str, Any]:
+    store = _service(request).traces
+    wanted = {"model": model, "strategy": strategy, "backend": backend, "outcome": outcome, "slo_status": slo_status}
+    return {"object": "list", "data": await asyncio.to_thread(store.latest, limit, **wanted)}
+
+
+async def _trace(request: Request, trace_id: str) -> dict[str, Any]:
+    found = await asyncio.to_thread(_service(request).traces.get, trace_id)
+    if found is None:
+        raise NotFound(f"No trace {trace_id!r} (traces appear within a second).", code="trace_not_found")
+    return found
+
+
+async def _as_envelope(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        error = _from_http(request, error)
+    elif isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        error = InvalidRequest(f"{first['loc'][-1]}: {first['msg']}", param=str(first["loc"][-1]))
+    assert isinstance(error, ProxyError)
+    headers = {name.decode(): value.decode() for name, value in error.headers()}
+    return JSONResponse(envelope(error), error.http_status, headers)
+
+
+def _from_http(request: Request, error: HTTPException) -> ProxyError:
+    path = request.url.path
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow") or "another method"
+        return MethodNotAllowed(request.method, path, allowed)
+    if error.status_code == 404:
+        return NotFound(f"There is no {path} here; chat completions are at /v1/chat/completions.", code="not_found")
+    return InvalidRequest(str(error.detail))

@@ -1,0 +1,94 @@
+"""One backend while the proxy runs: its connections, health, load, and what its profile says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import exp, log
+
+from profiler.profile_file import Profile, wide_prior
+from proxy.config import BackendConfig, backend_api_key
+from proxy.gpu_time import GpuTime
+from proxy.load_metrics import EngineLoad
+from proxy.upstream.pool import Limits, Origin, Pool
+from proxy.upstream.request import RequestHead
+
+
+@dataclass(slots=True)
+class Health:
+    """`serving` starts true: a backend is used until a probe or a request says otherwise."""
+
+    serving: bool = True
+    problem: str | None = None
+    checked: bool = False
+
+
+class Correction:
+    """Measured over predicted latency, as a forgetting mean of logs (half-life about 7 requests)."""
+
+    WEIGHT = 0.1
+
+    def __init__(self) -> None:
+        self._log_bias = 0.0
+        self.seen = 0
+
+    def observe(self, measured_s: float, predicted_median_s: float) -> None:
+        if measured_s > 0 and predicted_median_s > 0:
+            self.seen += 1
+            error = max(-1.5, min(1.5, log(measured_s / predicted_median_s)))
+            self._log_bias = max(-1.5, min(1.5, self._log_bias + self.WEIGHT * error))
+
+    @property
+    def bias(self) -> float:
+        return exp(self._log_bias)
+
+
+@dataclass(slots=True)
+class Backend:
+    """`others`: branches on the engine that are not ours, by its last metrics; `metric_missing`: a name it lacks."""
+
+    config: BackendConfig
+    model: str
+    pool: Pool
+    profile: Profile
+    gpu_time: GpuTime
+    heads: dict[str, RequestHead]
+    health: Health = field(default_factory=Health)
+    load: EngineLoad | None = None
+    metric_missing: str | None = None
+    correction: Correction = field(default_factory=Correction)
+    api_key: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def in_flight(self) -> int:
+        return self.gpu_time.running
+
+    @property
+    def branches_running(self) -> float:
+        """Ours and others', the load that a new branch meets."""
+        return self.gpu_time.running + self.gpu_time.others
+
+    def head(self, path: str) -> RequestHead:
+        """The constant bytes of a request to `path`, built once."""
+        if path not in self.heads:
+            self.heads[path] = RequestHead(self.pool.origin, "POST", path, self.api_key)
+        return self.heads[path]
+
+
+def open_backend(
+    config: BackendConfig, model: str, profile: Profile | None, clock: Callable[[], float], limits: Limits | None = None
+) -> Backend:
+    """Raises ConfigError where the backend's key variable is not set."""
+    return Backend(
+        config=config,
+        model=model,
+        pool=Pool(Origin.parse(config.url), limits),
+        profile=profile or wide_prior(config.name),
+        gpu_time=GpuTime(config.gpus, clock),
+        heads={},
+        api_key=backend_api_key(config),
+    )

@@ -1,0 +1,224 @@
+"""One branch: a streamed generation on a backend, from the first byte sent to the last received, metered.
+
+A `BranchStream` is the sink of an exchange: it splits the event stream, keeps the events (the winner's are replayed to the client), reads off
+text, tokens and finish reason, and tells its owner once when it is over. No branch can forget its tokens, time or GPU share: that is done
+here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from proxy.backend import Backend
+from proxy.sse import DONE, EventSplitter, EventTooLarge
+from proxy.upstream.connection import Exchange, Headers
+from proxy.upstream.errors import BadResponse, UpstreamError
+
+BranchState = Literal["running", "completed", "truncated", "cancelled", "failed"]
+MAX_ERROR_BODY = 256 * 1024
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+class StreamFault(UpstreamError):
+    """The stream ended early, told an error, or was not what a completion stream is."""
+
+
+class BranchStream:
+    """State of one branch; times are in the clock's seconds. `events`: the payloads, in order, without [DONE]."""
+
+    __slots__ = (
+        "_body",
+        "_clock",
+        "_done",
+        "_done_seen",
+        "_on_event",
+        "_on_over",
+        "_pieces",
+        "_splitter",
+        "_status",
+        "backend",
+        "cached_tokens",
+        "completion_tokens",
+        "ended_at",
+        "error",
+        "events",
+        "exchange",
+        "finish_reason",
+        "first_token_at",
+        "gpu_seconds",
+        "index",
+        "mark",
+        "prompt_tokens",
+        "refusal",
+        "score",
+        "started_at",
+        "state",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        backend: Backend,
+        clock: Callable[[], float],
+        on_over: Callable[[BranchStream], None],
+        on_event: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self.index = index
+        self.backend = backend
+        self.state: BranchState = "running"
+        self.events: list[bytes] = []
+        self.finish_reason: str | None = None
+        self.prompt_tokens = 0
+        self.cached_tokens: int | None = None
+        self.completion_tokens = 0
+        self.first_token_at: float | None = None
+        self.ended_at: float | None = None
+        self.gpu_seconds = 0.0
+        self.error: UpstreamError | None = None
+        self.refusal: tuple[int, bytes] | None = None
+        self.score: float | None = None
+        self.exchange: Exchange | None = None
+        self._clock = clock
+        self._on_over = on_over
+        self._on_event = on_event
+        self._splitter = EventSplitter()
+        self._pieces: list[str] = []
+        self._status = 0
+        self._body = b""
+        self._done_seen = False
+        self._done = False
+        self.started_at = clock()
+        self.mark = backend.gpu_time.enter()
+
+    @property
+    def text(self) -> str:
+        """Reasoning and content as generated, in one string: extraction strips the thinking itself."""
+        return "".join(self._pieces)
+
+    def cancel(self) -> None:
+        """Close the connection; the branch keeps and pays for what it had."""
+        if not self._done:
+            if self.exchange is not None:
+                self.exchange.cancel()
+            self._over("cancelled")
+
+    # -- Sink --
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        self._status = status
+
+    def on_body(self, data: bytes) -> None:
+        if self._done:
+            return
+        if self._status != 200:
+            self._body = (self._body + data)[:MAX_ERROR_BODY]
+            return
+        try:
+            for payload in self._splitter.feed(data):
+                if payload == DONE:
+                    self._done_seen = True
+                else:
+                    self._take(payload)
+        except EventTooLarge as error:
+            self._fail(BadResponse(str(error)))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._fail(StreamFault(f"the backend sent an event that is no completion chunk: {error}"))
+
+    def on_end(self) -> None:
+        if self._done:
+            return
+        if self._status != 200:
+            self.refusal = (self._status, self._body)
+            self._over("failed")
+        elif self._done_seen or self.finish_reason is not None:
+            self._over("truncated" if self.finish_reason == "length" else "completed")
+        else:
+            self._fail(StreamFault("the backend ended the stream without a finish_reason"))
+
+    def on_error(self, error: UpstreamError) -> None:
+        if self._done:
+            return
+        if self.finish_reason is not None:  # the answer is whole; only its ending was lost
+            self._over("truncated" if self.finish_reason == "length" else "completed")
+        else:
+            self._fail(error)
+
+    # -- inside --
+
+    def _take(self, payload: bytes) -> None:
+        chunk = _decode(payload)
+        if chunk.error:
+            if self.exchange is not None:
+                self.exchange.cancel()
+            self._fail(StreamFault(f"the backend reported an error mid-stream: {bytes(chunk.error)[:300]!r}"))
+            return
+        usage = chunk.usage
+        if usage is not None:
+            self.prompt_tokens = usage.prompt_tokens
+            self.completion_tokens = usage.completion_tokens or 0
+            if usage.prompt_tokens_details is not None:
+                self.cached_tokens = usage.prompt_tokens_details.cached_tokens
+        if not chunk.choices:
+            return
+        choice = chunk.choices[0]
+        piece = choice.text
+        if choice.delta is not None:
+            piece = choice.delta.reasoning or choice.delta.reasoning_content or choice.delta.content
+        if piece:
+            self._pieces.append(piece)
+        if self.first_token_at is None and (self.completion_tokens or piece):
+            self.first_token_at = self._clock()
+        if usage is None:  # a backend without continuous usage: one chunk is at least one token
+            self.completion_tokens += 1 if piece else 0
+        if choice.finish_reason is not None:
+            self.finish_reason = choice.finish_reason
+        self.events.append(payload)
+        if self._on_event is not None:
+            self._on_event(payload)
+
+    def _fail(self, error: UpstreamError) -> None:
+        if not self._done:
+            self.error = error
+            if self.exchange is not None:
+                self.exchange.cancel()
+            self._over("failed")
+
+    def _over(self, state: BranchState) -> None:
+        self._done = True
+        self.state = state
+        self.ended_at = self._clock()
+        self.gpu_seconds = self.backend.gpu_time.leave(self.mark)
+        self._on_over(self)

@@ -1,0 +1,109 @@
+"""One client call as the proxy understands it: what it peeks at in the body, the rest stays bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from proxy.config import SloDefaults
+from proxy.controls import Controls, read, split_model
+from proxy.errors import InvalidRequest
+from proxy.upstream.connection import Headers
+
+
+class Peek(msgspec.Struct):
+    """The few members that routing needs; all else is left undecoded."""
+
+    model: str
+    stream: bool | None = None
+    n: int | None = None
+    best_of: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stream_options: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+    slo: Any = None
+    tts: Any = None
+    response_format: dict[str, Any] | None = None
+
+
+_peek = msgspec.json.Decoder(Peek)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(slots=True)
+class Call:
+    """`model`: the name without suffix; `headers`: as received, names in lower case; `body`: as received."""
+
+    path: str
+    headers: Headers
+    body: bytes
+    peek: Peek
+    model: str
+    controls: Controls
+
+    @property
+    def chat(self) -> bool:
+        return self.path == "/v1/chat/completions"
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.peek.stream)
+
+    @property
+    def include_usage(self) -> bool:
+        return bool((self.peek.stream_options or {}).get("include_usage"))
+
+    @property
+    def answers_wanted(self) -> int:
+        return self.peek.n or 1
+
+    @property
+    def greedy(self) -> bool:
+        return self.peek.temperature == 0
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The tightest of the request's own limit and the control's."""
+        limits = (self.peek.max_completion_tokens or self.peek.max_tokens, self.controls.max_tokens)
+        given = [limit for limit in limits if limit is not None]
+        return min(given) if given else None
+
+    def decoded(self) -> dict[str, Any]:
+        """The whole body; costs a full parse."""
+        body: dict[str, Any] = msgspec.json.decode(self.body)
+        return body
+
+    def members(self) -> dict[str, msgspec.Raw]:
+        """The body's members, each still the client's own bytes, without the proxy's controls."""
+        members = _members.decode(self.body)
+        members.pop("slo", None)
+        members.pop("tts", None)
+        return members
+
+
+def parse(path: str, headers: Headers, body: bytes, defaults: SloDefaults) -> Call:
+    """Raises InvalidRequest (bad JSON, wrong types) or InvalidControl."""
+    try:
+        peek = _peek.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _explain(error) from error
+    name, suffix = split_model(peek.model)
+    controls = read(headers, peek.slo, peek.tts, suffix, defaults)
+    if peek.n is not None and not 1 <= peek.n <= 128:
+        raise InvalidRequest(f"n: expected 1 to 128, got {peek.n}", param="n")
+    return Call(path, headers, body, peek, name, controls)
+
+
+def _explain(error: Exception) -> InvalidRequest:
+    text = str(error)
+    if isinstance(error, msgspec.ValidationError):
+        param = text.rpartition("`$.")[2].rstrip("`") if "`$." in text else None
+        if "missing required field `model`" in text:
+            return InvalidRequest("The request names no model.", param="model", code="model_missing")
+        return InvalidRequest(f"The request body is not valid: {text}", param=param)
+    return InvalidRequest(f"The request body is not valid JSON: {text}", code="invalid_json")

@@ -1,0 +1,328 @@
+"""The configuration: one YAML file, every key also by environment variable, every error with file, line and key.
+
+This is the only module that reads the environment. `PARETOPROXY_SERVER__PORT=9000` sets `server.port`;
+`PARETOPROXY_MODELS__0__BACKENDS__1__URL=…` sets the second backend's URL of the first model. Values are YAML.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from proxy.upstream.pool import Origin
+
+ENV_PREFIX = "PARETOPROXY_"
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s@:]+(:[^\s@:]+)*$")]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message says where and what to change, one problem a line."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerConfig(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    api_keys: Path | None = Field(None, description="YAML list of keys that clients must present")
+    max_body_bytes: int = Field(10_485_760, ge=1024)
+    max_header_bytes: int = Field(65_536, ge=1024)
+
+
+class SloDefaults(_Section):
+    latency_ms: float | None = Field(None, gt=0)
+    cost_usd: float | None = Field(None, gt=0)
+
+
+class SloConfig(_Section):
+    percentile: float = Field(0.95, gt=0.5, lt=1.0)
+    defaults: SloDefaults = SloDefaults()
+
+
+class TracesConfig(_Section):
+    path: Path | None = Path("traces.db")
+    otlp_endpoint: str | None = None
+    store_prompts: bool = False
+    queue_size: int = Field(10_000, ge=1)
+
+
+class LaunchConfig(_Section):
+    """How `paretoproxy up` starts the engine: vLLM's own flags, without the dashes."""
+
+    model: str
+    args: dict[str, Any] = {}
+    env: dict[str, str] = {}
+    cores: str | None = Field(None, description="CPU cores of each rank, as in VLLM_CPU_OMP_THREADS_BIND")
+
+
+class BackendConfig(_Section):
+    name: Name
+    url: str
+    tensor_parallel_size: int = Field(1, ge=1)
+    gpus: float = Field(1, ge=0)
+    gpu_hour_usd: float | None = Field(None, ge=0)
+    speculative: dict[str, Any] | None = None
+    sampling: Literal["all", "greedy"] = Field("all", description="greedy: only requests at temperature 0 may run here")
+    api_key_env: str | None = Field(None, description="environment variable with the backend's API key")
+    profile: Path | None = None
+    launch: LaunchConfig | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, url: str) -> str:
+        Origin.parse(url)
+        return url.rstrip("/")
+
+
+class ModelConfig(_Section):
+    name: Name
+    any_of: list[Name] = Field([], description="names of other models: a choice among them, made per request")
+    task: str | None = None
+    quality: dict[str, Path] = {}
+    answers: Literal["math", "choice", "json", "text"] | None = None
+    tokenizer: Path | None = Field(None, description="folder with tokenizer.json; default: launch.model")
+    reward_model: None = None
+    judge: None = None
+    backends: list[BackendConfig] = []
+
+    @model_validator(mode="after")
+    def _either(self) -> ModelConfig:
+        if bool(self.any_of) == bool(self.backends):
+            raise ValueError("give a model either `backends` or `any_of`")
+        if self.task is not None and self.backends and self.quality and self.task not in self.quality:
+            raise ValueError(f"task {self.task!r} has no table under `quality` ({', '.join(self.quality)})")
+        return self
+
+
+class Config(_Section):
+    server: ServerConfig = ServerConfig()
+    slo: SloConfig = SloConfig()
+    traces: TracesConfig = TracesConfig()
+    models: list[ModelConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names(self) -> Config:
+        names = [model.name for model in self.models]
+        _no_twins("model", names)
+        _no_twins("backend", [backend.name for backend in self.backends()])
+        served = {model.name for model in self.models if model.backends}
+        for model in self.models:
+            if unknown := set(model.any_of) - served:
+                raise ValueError(f"model {model.name!r}: any_of names {sorted(unknown)}, which have no backends")
+        return self
+
+    def backends(self) -> Iterator[BackendConfig]:
+        for model in self.models:
+            yield from model.backends
+
+
+def _no_twins(kind: str, names: list[str]) -> None:
+    twins = sorted({name for name in names if names.count(name) > 1})
+    if twins:
+        raise ValueError(f"two {kind}s are named {twins[0]!r}")
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None) -> Config:
+    """Read, overlay the environment, validate, and make paths relative to the file's folder absolute.
+
+    Raises ConfigError, one line per problem: `fleet.yaml:12: models[0].backends[1].url: not an http:// URL`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"cannot read {path}: {reason}") from error
+    data, lines = _parse(path, text)
+    env_keys = _overlay(data, os.environ if environ is None else environ)
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(path, error, lines, env_keys)) from error
+    return _resolve_paths(config, path.resolve().parent)
+
+
+def backend_api_key(backend: BackendConfig, environ: Mapping[str, str] | None = None) -> str | None:
+    """The backend's key, from the variable that the configuration names. Raises ConfigError when it is not set."""
+    if backend.api_key_env is None:
+        return None
+    key = (os.environ if environ is None else environ).get(backend.api_key_env)
+    if not key:
+        raise ConfigError(f"backend {backend.name}: the environment variable {backend.api_key_env} is not set")
+    return key
+
+
+def client_api_keys(config: Config) -> frozenset[str] | None:
+    """The keys that clients may present; None where the proxy is open. Raises ConfigError."""
+    path = config.server.api_keys
+    if path is None:
+        return None
+    try:
+        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read server.api_keys {path}: {error}") from error
+    if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key for key in keys):
+        raise ConfigError(f"{path}: expected a YAML list of at least one key")
+    return frozenset(keys)
+
+
+# -- YAML with line numbers --
+
+Loc = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice in one mapping, which YAML would silently merge."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[Loc, int]]:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        data = loader.construct_document(node) if node is not None else {}
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: {error.problem}") from error
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}:1: expected a mapping with the keys server, slo, traces, models")
+    return data, dict(_lines(node, ()))
+
+
+def _lines(node: yaml.Node | None, loc: Loc) -> Iterator[tuple[Loc, int]]:
+    if node is None:
+        return
+    yield loc, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _lines(value, (*loc, key.value))
+            yield (*loc, key.value), key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _lines(item, (*loc, index))
+
+
+def _explain(path: Path, error: ValidationError, lines: dict[Loc, int], env_keys: dict[Loc, str]) -> str:
+    problems = []
+    for item in error.errors():
+        loc: Loc = tuple(item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key"
+        known = next(loc[:end] for end in range(len(loc), -1, -1) if loc[:end] in lines or end == 0)
+        where = f"{path}:{lines.get(known, 1)}"
+        if loc in env_keys:
+            where = f"environment variable {env_keys[loc]}"
+        problems.append(f"{where}: {_dotted(loc) or 'file'}: {message}")
+    return "\n".join(problems)
+
+
+def _dotted(loc: Loc) -> str:
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+# -- environment --
+
+
+def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> dict[Loc, str]:
+    """Set the keys that variables name, in place; returns which variable set what."""
+    set_by: dict[Loc, str] = {}
+    for variable, raw in sorted(environ.items()):
+        head, *rest = variable.removeprefix(ENV_PREFIX).lower().split("__")
+        if not variable.startswith(ENV_PREFIX) or head not in Config.model_fields:
+            continue
+        loc: Loc = (head, *(int(part) if part.isdigit() else part for part in rest))
+        try:
+            value = yaml.safe_load(raw)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"environment variable {variable}: not a YAML value") from error
+        _set(data, loc, value, variable)
+        set_by[loc] = variable
+    return set_by
+
+
+def _set(data: dict[str, Any], loc: Loc, value: Any, variable: str) -> None:
+    target: Any = data
+    for part, following in zip(loc, loc[1:], strict=False):
+        if isinstance(target, list) and isinstance(part, int) and part < len(target):
+            target = target[part]
+        elif isinstance(target, dict):
+            if target.get(part) is None:
+                target[part] = [] if isinstance(following, int) else {}
+            target = target[part]
+        else:
+            raise ConfigError(f"environment variable {variable}: the file has no {_dotted(loc)}")
+    last = loc[-1]
+    if isinstance(target, list) and isinstance(last, int) and last <= len(target):
+        target[last : last + 1] = [value]
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise ConfigError(f"environment variable {variable}: the file has no {_dotted(loc)}")
+
+
+# -- paths --
+
+
+def _resolve_paths(config: Config, folder: Path) -> Config:
+    """Paths in the file are relative to the file; a launch model that is a folder there is one too."""
+
+    def fix(path: Path | None) -> Path | None:
+        return None if path is None else folder / path
+
+    models = []
+    for model in config.models:
+        backends = [
+            backend.model_copy(
+                update={
+                    "profile": fix(backend.profile),
+                    "launch": _resolve_launch(backend.launch, folder),
+                }
+            )
+            for backend in model.backends
+        ]
+        tokenizer = fix(model.tokenizer) or _launched_folder(backends)
+        quality = {task: folder / path for task, path in model.quality.items()}
+        models.append(model.model_copy(update={"backends": backends, "quality": quality, "tokenizer": tokenizer}))
+    return config.model_copy(
+        update={
+            "server": config.server.model_copy(update={"api_keys": fix(config.server.api_keys)}),
+            "traces": config.traces.model_copy(update={"path": fix(config.traces.path)}),
+            "models": models,
+        }
+    )
+
+
+def _resolve_launch(launch: LaunchConfig | None, folder: Path) -> LaunchConfig | None:
+    if launch is None:
+        return None
+    local = folder / launch.model
+    return launch.model_copy(update={"model": str(local) if local.is_dir() else launch.model})
+
+
+def _launched_folder(backends: list[BackendConfig]) -> Path | None:
+    for backend in backends:
+        if backend.launch is not None and (Path(backend.launch.model) / "tokenizer.json").is_file():
+            return Path(backend.launch.model)
+    return None

@@ -1,0 +1,132 @@
+"""One request's life: read, understand, pass through or scale, answer, trace. The hot routes are raw ASGI; see docs/architecture.md."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+
+from proxy.asgi import Receive, Scope, Send, read_body, send_error
+from proxy.call import Call, parse
+from proxy.controls import Controls
+from proxy.errors import (
+    ClientGone,
+    InvalidControl,
+    MethodNotAllowed,
+    ProxyError,
+    Unauthorized,
+    UnknownModel,
+    UpstreamFailed,
+)
+from proxy.passing import pass_through
+from proxy.relay import CutShort
+from proxy.scale import Exchange, scale
+from proxy.service import Service
+from proxy.trace import Trace, ids
+from proxy.upstream.connection import Headers
+
+log = logging.getLogger("paretoproxy")
+
+SCALED_PATHS = ("/v1/chat/completions", "/v1/completions")
+RELAYED_PATHS = ("/v1/embeddings", "/tokenize", "/detokenize", "/v1/responses")
+
+
+class Handler:
+    """The raw ASGI application of `SCALED_PATHS` and `RELAYED_PATHS`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        arrived_at = loop.time()
+        headers: Headers = scope["headers"]
+        trace_id, request_id = ids(headers)
+        trace = Trace(trace_id, request_id, time.time(), scope["path"])
+        guarded = _Guard(send)
+        exchange: Exchange | None = None
+        try:
+            if scope["method"] != "POST":
+                raise MethodNotAllowed(scope["method"], scope["path"], "POST")
+            self._authorize(headers)
+            body = await read_body(headers, receive, self._service.config.server.max_body_bytes)
+            call = parse(scope["path"], headers, body, self._service.config.slo.defaults)
+            exchange = Exchange(call, receive, guarded, arrived_at, trace)
+            await self._dispatch(exchange)
+        except ProxyError as error:
+            trace.outcome = "refused" if error.http_status < 500 or error.code == "slo_infeasible" else "failed"
+            trace.error, trace.status = error.message, error.http_status
+            await send_error(guarded, error, [(b"x-request-id", request_id.encode())])
+        except ClientGone:
+            trace.outcome, trace.status = "client_gone", 499
+        except CutShort as error:
+            trace.outcome, trace.error = "failed", str(error)
+            raise _BreakConnection(str(error)) from None
+        except Exception as error:
+            log.exception("request %s failed", request_id)
+            trace.outcome, trace.error, trace.status = "failed", f"{type(error).__name__}: {error}", 500
+            if not guarded.started:
+                internal = UpstreamFailed("The proxy failed to handle the request; its log says why.")
+                await send_error(guarded, internal, [(b"x-request-id", request_id.encode())])
+        finally:
+            trace.latency_ms = (loop.time() - arrived_at) * 1e3
+            known = trace.model if trace.model in self._service.catalog.choices else "unknown"
+            self._service.metrics.observe(trace, known or "unknown")
+            self._service.traces.record(trace, exchange.finish if exchange is not None else None)
+
+    async def _dispatch(self, exchange: Exchange) -> None:
+        call, trace = exchange.call, exchange.trace
+        trace.model, trace.stream = call.model, call.stream
+        models = self._service.catalog.find(call.model)
+        if models is None:
+            raise UnknownModel(call.model, self._service.catalog.names)
+        if not _scaled(call.controls):
+            await pass_through(self._service, exchange, models)
+            return
+        if call.path not in SCALED_PATHS:
+            raise InvalidControl("x-slo-* / x-tts-*", f"controls are not supported on {call.path}")
+        trace.slo, trace.controls = _shown(call)
+        await scale(self._service, exchange, models)
+
+    def _authorize(self, headers: Headers) -> None:
+        keys = self._service.api_keys
+        if keys is None:
+            return
+        given = next((value for name, value in headers if name == b"authorization"), b"")
+        token = given[7:] if given[:7].lower() == b"bearer " else b""
+        # Every key is compared, in constant time each: the time taken says nothing about which was near.
+        if not any([hmac.compare_digest(token, key.encode()) for key in keys]):
+            raise Unauthorized("Missing or unknown API key; send `Authorization: Bearer KEY`.", code="invalid_api_key")
+
+
+class _BreakConnection(Exception):
+    """Raised through the server so that it closes the connection: the only way to say that an answer is not whole."""
+
+
+class _Guard:
+    """Remembers whether the answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def __call__(self, message: dict[str, object]) -> None:
+        self.started = True
+        await self._send(message)
+
+
+def _scaled(controls: Controls) -> bool:
+    """`none` pinned and nothing demanded is pass-through under another name."""
+    if not controls.given:
+        return False
+    return controls.pinned != "none" or controls.slo != type(controls.slo)() or controls.max_tokens is not None
+
+
+def _shown(call: Call) -> tuple[dict[str, object], dict[str, object]]:
+    controls, slo = call.controls, call.controls.slo
+    fields = ("latency_ms", "ttft_ms", "tpot_ms", "cost_usd", "quality", "objective")
+    shown: dict[str, object] = {name: getattr(slo, name) for name in fields if getattr(slo, name) is not None}
+    shown["mode"] = "strict" if slo.strict else "best-effort"
+    pins = {"strategy": controls.strategy, "n": controls.n, "max_tokens": controls.max_tokens, "task": controls.task}
+    return shown, {**{name: value for name, value in pins.items() if value is not None}, **controls.params}

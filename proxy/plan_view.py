@@ -1,0 +1,65 @@
+"""`/v1/plan` and `paretoproxy plan`: every candidate, ranked, with its predictions and why it was kept or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from proxy.asking import question
+from proxy.call import parse
+from proxy.catalog import Served
+from proxy.errors import UnknownModel
+from proxy.planner import Plan, choose, rank
+from proxy.prompt_length import prompt_length
+from proxy.scale_trace import predicted
+from proxy.service import Service
+from proxy.upstream.connection import Headers
+
+
+async def plan_view(service: Service, headers: Headers, body: bytes) -> dict[str, Any]:
+    """The same body and headers as a chat completion. Raises ProxyError."""
+    call = parse("/v1/chat/completions", headers, body, service.config.slo.defaults)
+    models = service.catalog.find(call.model)
+    if models is None:
+        raise UnknownModel(call.model, service.catalog.names)
+    tokens, exact = await prompt_length(call, models[0])
+    asked = question(call, models, service.registry, tokens)
+    decision = choose(asked.ask, models)
+    return {
+        "object": "plan",
+        "model": call.model,
+        "prompt_tokens": tokens,
+        "prompt_tokens_exact": exact,
+        "task": asked.ask.task,
+        "percentile": service.config.slo.percentile,
+        "note": asked.note,
+        "considered": decision.considered,
+        "dropped": decision.dropped,
+        "left_out": _left_out(models, asked.ask.greedy),
+        "candidates": [_row(plan, limits) for plan, limits in rank(asked.ask, models)],
+    }
+
+
+def _row(plan: Plan, limits: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "backend": plan.backend.name,
+        "model": plan.served.name,
+        "strategy": plan.strategy,
+        "params": plan.params,
+        "n": plan.branches,
+        "feasible": not limits,
+        "dropped_by": list(limits),
+        "predicted": predicted(plan),
+    }
+
+
+def _left_out(models: Sequence[Served], greedy: bool) -> dict[str, str]:
+    """Backends that were no candidates at all."""
+    reasons = {}
+    for served in models:
+        for backend in served.backends:
+            if not backend.health.serving:
+                reasons[backend.name] = f"unhealthy: {backend.health.problem}"
+            elif backend.config.sampling == "greedy" and not greedy:
+                reasons[backend.name] = "configured for greedy requests only (sampling: greedy)"
+    return reasons

@@ -1,0 +1,130 @@
+"""Pass-through: a backend's answer relayed byte for byte, streamed or not, retried elsewhere while no byte was sent."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.asgi import DisconnectWatch, Receive, Send
+from proxy.backend import Backend
+from proxy.errors import ClientGone
+from proxy.upstream.connection import Exchange, Headers
+from proxy.upstream.errors import UpstreamError
+from proxy.upstream.request import returned_headers
+
+PAUSE_AT_BYTES = 256 * 1024
+KEEP_FOR_USAGE_BYTES = 64 * 1024
+RETRIED_STATUS = frozenset({502, 503, 504})
+
+
+class RelaySink:
+    """Holds what has arrived and was not yet taken; pauses the backend when the client is slow.
+
+    `tail`: the last bytes of the body, where the usage stands; `events`: how many SSE events went by.
+    """
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: Headers = []
+        self.ended = False
+        self.error: UpstreamError | None = None
+        self.exchange: Exchange | None = None
+        self.tail = b""
+        self.events = 0
+        self.gone = False
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        self.status, self.headers = status, headers
+        self._wake()
+
+    def on_body(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._held += len(data)
+        if self._held > PAUSE_AT_BYTES and not self._paused and self.exchange is not None:
+            self._paused = True
+            self.exchange.pause()
+        self._wake()
+
+    def on_end(self) -> None:
+        self.ended = True
+        self._wake()
+
+    def on_error(self, error: UpstreamError) -> None:
+        self.error = error
+        self._wake()
+
+    def client_gone(self) -> None:
+        self.gone = True
+        if self.exchange is not None:
+            self.exchange.cancel()
+        self._wake()
+
+    async def wait(self) -> None:
+        """Until a head, bytes, the end, an error, or the client's leaving."""
+        while not (self._chunks or self.ended or self.error or self.gone):
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def take(self) -> bytes:
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._held = 0
+        if self._paused and self.exchange is not None:
+            self._paused = False
+            self.exchange.resume()
+        self.events += data.count(b"data: ")
+        self.tail = data if not self.tail else (self.tail + data)[-KEEP_FOR_USAGE_BYTES:]
+        return data
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class NothingSent(Exception):
+    """The backend failed before the client got a byte: another may be tried."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+
+
+class CutShort(Exception):
+    """The backend failed after the client got bytes: the connection must be broken so that the client knows."""
+
+
+async def relay(
+    backend: Backend, request: bytes, receive: Receive, send: Send, extra: Headers, *, may_retry: bool
+) -> RelaySink:
+    """Send `request` to `backend` and its answer to the client. Raises NothingSent, CutShort, ClientGone."""
+    sink = RelaySink()
+    sink.exchange = backend.pool.send(request, sink)
+    try:
+        with DisconnectWatch(receive, sink.client_gone):
+            await _pump(sink, send, extra, may_retry)
+    finally:
+        sink.exchange.cancel()
+    return sink
+
+
+async def _pump(sink: RelaySink, send: Send, extra: Headers, may_retry: bool) -> None:
+    started = False
+    while True:
+        await sink.wait()
+        if sink.gone:
+            raise ClientGone
+        if not started and (sink.error is not None or (may_retry and sink.status in RETRIED_STATUS)):
+            raise NothingSent(str(sink.error or f"it answered {sink.status}"))
+        if not started:
+            started = True
+            headers = [*returned_headers(sink.headers), *extra]
+            await send({"type": "http.response.start", "status": sink.status, "headers": headers})
+        data, ended = sink.take(), sink.ended
+        if data or ended:
+            await send({"type": "http.response.body", "body": data, "more_body": not ended})
+        if ended:
+            return
+        if sink.error is not None:
+            raise CutShort(str(sink.error))

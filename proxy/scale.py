@@ -1,0 +1,270 @@
+"""A request with controls: choose a plan, run its strategy under the deadline, answer, and say what it cost.
+
+`scale` is the whole story in order. What fails before the client has an answer is planned again on another backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from proxy import reply, upstream_body
+from proxy.asgi import JSON, DisconnectWatch, Receive, Send, send_whole
+from proxy.asking import Question, question
+from proxy.branch import BranchStream
+from proxy.call import Call
+from proxy.catalog import Served
+from proxy.errors import (
+    DeadlineExceeded,
+    ProxyError,
+    SloInfeasible,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamRefused,
+)
+from proxy.fanout import Run
+from proxy.ledgers import usd
+from proxy.planner import Ask, Decision, NoCandidate, choose
+from proxy.prompt_length import prompt_length
+from proxy.scale_stream import Events, StreamedReply
+from proxy.scale_trace import note_plan, note_run
+from proxy.service import Service
+from proxy.trace import Trace
+from proxy.upstream.connection import Headers
+from strategies.answers import Grouper
+from strategies.base import Outcome
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One client's request as the server holds it. `arrived_at`: loop time; `finish`: work left for the trace's writer."""
+
+    call: Call
+    receive: Receive
+    send: Send
+    arrived_at: float
+    trace: Trace
+    finish: Callable[[Trace], None] | None = None
+
+
+@dataclass(slots=True)
+class Executed:
+    """A plan that was run, and what its strategy decided. `winners`: best first; `cut`: one had to be cut unfinished."""
+
+    decision: Decision
+    run: Run
+    outcome: Outcome
+    winners: list[BranchStream]
+    decided_at: float
+
+
+async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) -> None:
+    """Answer one controlled request. Raises ProxyError before anything was sent; ClientGone."""
+    call, trace = exchange.call, exchange.trace
+    tokens, trace.tokens_exact = await prompt_length(call, models[0])
+    asked = question(call, models, service.registry, tokens)
+    streamed = StreamedReply(exchange.send, call) if call.stream else None
+    try:
+        executed = await _until_answered(service, exchange, models, asked, streamed)
+        await _answer(service, exchange, executed, streamed)
+    except ProxyError as error:
+        if streamed is None or not streamed.started:
+            raise
+        await streamed.fail(error)  # the status line is long gone: tell it in the stream
+        trace.outcome, trace.error = "failed", error.message
+
+
+async def _until_answered(
+    service: Service, exchange: Exchange, models: Sequence[Served], asked: Question, streamed: StreamedReply | None
+) -> Executed:
+    """Plans until one gives an answer; a backend whose every branch failed is left out of the next plan."""
+    trace, ask = exchange.trace, asked.ask
+    while True:
+        decision = _decide(ask, models, asked.note, trace)
+        executed = await _execute(service, exchange, decision, asked, streamed)
+        if executed.winners:
+            return executed
+        failed = executed.run.failed
+        refusals = [branch.refusal for branch in failed if branch.refusal is not None]
+        client_fault = next((refusal for refusal in refusals if 400 <= refusal[0] < 500 and refusal[0] != 429), None)
+        if client_fault is not None:
+            raise UpstreamRefused(*client_fault)
+        if executed.run.cut_by_deadline:
+            raise DeadlineExceeded("The deadline came before any branch had produced a token.")
+        problem = failed[0].error if failed else None
+        note_run(trace, executed.run, exchange.arrived_at)
+        if streamed is not None and streamed.sent_content:
+            raise UpstreamFailed(f"The backend failed mid-answer: {problem}")
+        ask = replace(ask, exclude=ask.exclude | {decision.plan.backend.name})
+
+
+def _decide(ask: Ask, models: Sequence[Served], note: str | None, trace: Trace) -> Decision:
+    decision = choose(ask, models)
+    if isinstance(decision, NoCandidate):
+        why = ", ".join(f"{count} {reason}" for reason, count in decision.dropped.items())
+        if ask.exclude:
+            raise UpstreamFailed(f"Every backend that could serve the request failed ({why}).")
+        raise Unavailable(f"No backend can serve the request now ({why or 'no candidate'}).")
+    note_plan(trace, decision, note)
+    if ask.slo.strict and not decision.feasible:
+        best = decision.plan.predicted
+        raise SloInfeasible(
+            f"No plan meets the SLO now: {', '.join(f'{n} dropped by {limit}' for limit, n in decision.dropped.items())}. "
+            f"The nearest is predicted to take {best.latency_ms:.0f} ms at the {models[0].percentile:.0%} percentile "
+            f"with an accuracy of at least {best.accuracy_lower:.2f}.",
+            retry_after_s=1,
+        )
+    return decision
+
+
+async def _execute(
+    service: Service, exchange: Exchange, decision: Decision, asked: Question, streamed: StreamedReply | None
+) -> Executed:
+    call, plan = exchange.call, decision.plan
+    loop = asyncio.get_running_loop()
+    strategy = service.registry.build(plan.strategy, plan.params)
+    live = streamed is not None and plan.branches == 1
+    events = Events() if live else None
+    decide_by = None
+    if asked.ask.slo.latency_ms is not None:
+        decide_by = exchange.arrived_at + asked.ask.slo.latency_ms / 1e3 - service.finish_time.reserve_s
+    grouper = None
+    if asked.answers is not None:
+        grouper = Grouper(asked.answers, _Within(service, decide_by))
+    run = Run(
+        plan.backend,
+        _requests(call, decision, live=live),
+        grouper,
+        decide_by=decide_by,
+        on_event=events.put if events is not None else None,
+    )
+    if streamed is not None:
+        await streamed.start(_headers(exchange, decision))
+    try:
+        with DisconnectWatch(exchange.receive, run.client_gone):
+            if streamed is not None:
+                outcome = await streamed.while_running(strategy.run(run), run, events)
+            else:
+                outcome = await strategy.run(run)
+    finally:
+        run.cancel_all()
+    decided_at = loop.time()
+    winners = _winners(run, outcome, call.answers_wanted)
+    return Executed(decision, run, outcome, winners, decided_at)
+
+
+class _Within:
+    """The shared equivalence check, bounded by this request's deadline as well as by its own limit."""
+
+    def __init__(self, service: Service, decide_by: float | None) -> None:
+        self._pool = service.equivalence
+        self._decide_by = decide_by
+
+    async def same(self, a: str, b: str) -> bool:
+        async with asyncio.timeout_at(self._decide_by):
+            return await self._pool.same(a, b)
+
+
+def _requests(call: Call, decision: Decision, *, live: bool) -> Callable[[int], bytes]:
+    """The bytes of branch i: the same for all, but for the seed where the client gave one."""
+    plan = decision.plan
+    head = plan.backend.head(call.path)
+    body = upstream_body.branch(call, plan.backend.model, live=live)
+    seed = call.peek.seed
+    if seed is None or plan.branches == 1:
+        request = head.with_body(body)
+        return lambda index: request
+    return lambda index: head.with_body(upstream_body.with_seed(body, seed + index))
+
+
+def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:
+    """The strategy's ranking; with none finished, the longest unfinished branch that has said something."""
+    ranked = [run.branches[index] for index in outcome.ranking[:wanted]]
+    if ranked:
+        return ranked
+    unfinished = [branch for branch in run.branches if branch.events and branch.state == "cancelled"]
+    return sorted(unfinished, key=lambda branch: -branch.completion_tokens)[:1]
+
+
+async def _answer(service: Service, exchange: Exchange, executed: Executed, streamed: StreamedReply | None) -> None:
+    call, trace, run = exchange.call, exchange.trace, executed.run
+    loop = asyncio.get_running_loop()
+    _learn(executed)
+    note_run(trace, run, exchange.arrived_at)
+    latency_ms = (loop.time() - exchange.arrived_at) * 1e3
+    status = _slo_status(call, executed, latency_ms, trace)
+    trace.slo_status = status
+    trace.selection = {
+        "agreement": executed.outcome.agreement,
+        "votes": executed.outcome.votes,
+        "winners": [branch.index for branch in executed.winners],
+        "cut_by_deadline": run.cut_by_deadline,
+    }
+    usage = _usage(executed, trace, status)
+    if service.config.traces.store_prompts:
+        trace.prompt, trace.answer = call.decoded().get("messages"), executed.winners[0].text
+    if streamed is not None:
+        await streamed.finish(executed.winners, usage, trace.id, run.backend.model)
+    else:
+        headers = _headers(exchange, executed.decision)
+        headers += [JSON, (b"x-slo-status", status.encode())]
+        if trace.cost_usd is not None:
+            headers.append((b"x-cost-usd", f"{trace.cost_usd:.9f}".encode()))
+        body = reply.whole(executed.winners, call.chat, usage, trace.id, run.backend.model, int(time.time()))
+        await send_whole(exchange.send, 200, headers, body)
+    service.finish_time.observe(loop.time() - executed.decided_at)
+    trace.status = 200
+
+
+def _learn(executed: Executed) -> None:
+    """Correct the backend's predictions from requests that ran as planned; a cut one says only "at least"."""
+    run, plan = executed.run, executed.decision.plan
+    if not run.cut_by_deadline and not run.failed and run.branches:
+        measured = executed.decided_at - run.branches[0].started_at
+        plan.backend.correction.observe(measured * plan.backend.correction.bias, plan.predicted.median_ms / 1e3)
+
+
+def _slo_status(call: Call, executed: Executed, latency_ms: float, trace: Trace) -> str:
+    slo = call.controls.slo
+    if all(limit is None for limit in (slo.latency_ms, slo.ttft_ms, slo.tpot_ms, slo.cost_usd, slo.quality)):
+        return "none"
+    late = slo.latency_ms is not None and latency_ms > slo.latency_ms
+    dear = slo.cost_usd is not None and trace.cost_usd is not None and trace.cost_usd > slo.cost_usd
+    if late or dear:
+        return "missed"
+    return "degraded" if executed.run.cut_by_deadline or not executed.decision.feasible else "met"
+
+
+def _usage(executed: Executed, trace: Trace, status: str) -> reply.Usage:
+    run, plan = executed.run, executed.decision.plan
+    states = [branch.state for branch in run.branches]
+    return reply.Usage(
+        prompt_tokens=trace.prompt_tokens,
+        completion_tokens=trace.completion_tokens,
+        tts={
+            "strategy": plan.strategy,
+            "n": plan.branches,
+            "completed": len(run.finished),
+            "cancelled": states.count("cancelled"),
+            "failed": states.count("failed"),
+            "agreement": executed.outcome.agreement,
+            "backend": plan.backend.name,
+            "trace_id": trace.id,
+            "cost_usd": usd(run.backend, trace.gpu_seconds or 0.0),
+            "gpu_seconds": trace.gpu_seconds,
+            "slo_status": status,
+        },
+    )
+
+
+def _headers(exchange: Exchange, decision: Decision) -> Headers:
+    plan = decision.plan
+    return [
+        (b"x-request-id", exchange.trace.request_id.encode()),
+        (b"x-tts-strategy", plan.strategy.encode()),
+        (b"x-tts-n", str(plan.branches).encode()),
+        (b"x-tts-backend", plan.backend.name.encode()),
+        (b"x-slo-predicted-latency-ms", f"{plan.predicted.latency_ms:.0f}".encode()),
+    ]

@@ -1,0 +1,86 @@
+"""Fills a request's trace from its plan and its run."""
+
+from __future__ import annotations
+
+import msgspec
+
+from proxy import ledgers
+from proxy.branch import BranchStream
+from proxy.fanout import Run
+from proxy.planner import Decision, Plan
+from proxy.trace import BranchTrace, PlanTrace, Trace
+
+
+def note_plan(trace: Trace, decision: Decision, note: str | None) -> None:
+    """Record the decision; an earlier plan of the same request moves to `earlier_plans`."""
+    if trace.plan is not None:
+        trace.earlier_plans.append(trace.plan)
+    plan = decision.plan
+    trace.plan = PlanTrace(
+        backend=plan.backend.name,
+        model=plan.served.name,
+        strategy=plan.strategy,
+        params=plan.params,
+        n=plan.branches,
+        predicted=predicted(plan),
+        feasible=decision.feasible,
+        considered=decision.considered,
+        dropped=decision.dropped,
+        gave_up=list(decision.gave_up),
+        note=_note(plan, note),
+    )
+
+
+def predicted(plan: Plan) -> dict[str, object]:
+    fields: dict[str, object] = {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in msgspec.to_builtins(plan.predicted).items()
+    }
+    return fields
+
+
+def _note(plan: Plan, note: str | None) -> str | None:
+    notes = [note] if note else []
+    if plan.predicted.prior:
+        notes.append("accuracy is a stated prior: the task has no quality table")
+    if not plan.backend.profile.cells:
+        notes.append("latency is a wide prior: the backend has no profile")
+    return "; ".join(notes) or None
+
+
+def note_run(trace: Trace, run: Run, arrived_at: float) -> None:
+    """Record every branch and the ledgers. A run that was planned again adds to what the earlier ones cost."""
+    prompt = max((branch.prompt_tokens for branch in run.branches), default=0)
+    rows = [_branch(branch, prompt, arrived_at, len(trace.branches) + i) for i, branch in enumerate(run.branches)]
+    trace.branches.extend(rows)
+    trace.prompt_tokens = sum(row.prompt_tokens for row in trace.branches)
+    trace.completion_tokens = sum(row.completion_tokens for row in trace.branches)
+    gpu_seconds = sum(row.gpu_seconds for row in trace.branches)
+    starts = [row.start_ms for row in trace.branches]
+    ends = [row.end_ms for row in trace.branches if row.end_ms is not None]
+    wall_s = (max(ends) - min(starts)) / 1e3 if ends else 0.0
+    trace.ledgers = ledgers.of_request(run.backend, gpu_seconds, wall_s, trace.completion_tokens)
+
+
+def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: int) -> BranchTrace:
+    def since(at: float | None) -> float | None:
+        return None if at is None else round((at - arrived_at) * 1e3, 3)
+
+    error = branch.error
+    text = str(error) if error else f"the backend answered {branch.refusal[0]}" if branch.refusal else None
+    return BranchTrace(
+        index=index,
+        backend=branch.backend.name,
+        outcome=branch.state,
+        start_ms=since(branch.started_at) or 0.0,
+        first_token_ms=since(branch.first_token_at),
+        end_ms=since(branch.ended_at),
+        prompt_tokens=branch.prompt_tokens or prompt_tokens,
+        cached_tokens=branch.cached_tokens,
+        completion_tokens=branch.completion_tokens,
+        finish_reason=branch.finish_reason,
+        gpu_seconds=branch.gpu_seconds,
+        cost_usd=ledgers.usd(branch.backend, branch.gpu_seconds),
+        score=branch.score,
+        error=text,
+    )

@@ -1,0 +1,70 @@
+"""Everything a request needs, built once at start and handed around: no singletons, no module state."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Self
+
+from proxy import catalog as catalogs
+from proxy.catalog import Catalog
+from proxy.config import Config, client_api_keys
+from proxy.metrics import Metrics
+from proxy.probe import Prober
+from proxy.trace_store import TraceStore
+from strategies.answers import MathVerifyPool
+from strategies.registry import Registry
+
+
+@dataclass(slots=True)
+class FinishTime:
+    """How long an answer takes from the decision to its last byte: the reserve before a deadline, in seconds.
+
+    Mean plus four mean deviations, as TCP estimates its timeouts (RFC 6298), kept within sane bounds.
+    """
+
+    mean_s: float = 0.004
+    deviation_s: float = 0.002
+
+    def observe(self, seconds: float) -> None:
+        self.deviation_s += 0.1 * (abs(seconds - self.mean_s) - self.deviation_s)
+        self.mean_s += 0.1 * (seconds - self.mean_s)
+
+    @property
+    def reserve_s(self) -> float:
+        return min(0.5, max(0.005, self.mean_s + 4 * self.deviation_s))
+
+
+@dataclass(slots=True)
+class Service:
+    """`aclose` ends everything that `start` began."""
+
+    config: Config
+    registry: Registry
+    catalog: Catalog
+    traces: TraceStore
+    metrics: Metrics
+    prober: Prober
+    equivalence: MathVerifyPool
+    api_keys: frozenset[str] | None
+    finish_time: FinishTime = field(default_factory=FinishTime)
+
+    @classmethod
+    async def start(cls, config: Config, registry: Registry | None = None) -> Self:
+        """Raises ConfigError, StoreError."""
+        registry = registry or Registry.installed()
+        api_keys = client_api_keys(config)
+        catalog = catalogs.build(config, registry, asyncio.get_running_loop().time)
+        traces = TraceStore(config.traces.path, config.traces.queue_size)
+        await asyncio.to_thread(traces.start)
+        prober = Prober(catalog.backends)
+        await prober.start()
+        metrics = Metrics(catalog.backends, traces)
+        return cls(config, registry, catalog, traces, metrics, prober, MathVerifyPool(), api_keys)
+
+    async def aclose(self) -> None:
+        await self.prober.aclose()
+        for backend in self.catalog.backends:
+            await backend.pool.aclose()
+        await self.equivalence.aclose()
+        await asyncio.to_thread(self.traces.close)

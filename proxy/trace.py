@@ -1,0 +1,104 @@
+"""The record of one request: what was asked, predicted, done, and what it cost. Written whatever happens."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Literal
+
+import msgspec
+
+from proxy.ledgers import Ledgers
+
+TraceOutcome = Literal["answered", "refused", "failed", "client_gone"]
+_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+
+
+class BranchTrace(msgspec.Struct):
+    """Times in milliseconds since the request arrived."""
+
+    index: int
+    backend: str
+    outcome: str
+    start_ms: float
+    first_token_ms: float | None
+    end_ms: float | None
+    prompt_tokens: int
+    cached_tokens: int | None
+    completion_tokens: int
+    finish_reason: str | None
+    gpu_seconds: float
+    cost_usd: float | None
+    answer: str | None = None
+    score: float | None = None
+    error: str | None = None
+
+
+class PlanTrace(msgspec.Struct):
+    """The plan with its predictions, and what it was chosen from."""
+
+    backend: str
+    model: str
+    strategy: str
+    params: dict[str, Any]
+    n: int
+    predicted: dict[str, Any]
+    feasible: bool
+    considered: int
+    dropped: dict[str, int]
+    gave_up: list[str]
+    note: str | None = None
+
+
+class Trace(msgspec.Struct):
+    """One request. `received_at`: Unix seconds; `slo_status`: met, missed, degraded or none."""
+
+    id: str
+    request_id: str
+    received_at: float
+    path: str
+    model: str | None = None
+    stream: bool = False
+    outcome: TraceOutcome = "answered"
+    status: int = 0
+    slo: dict[str, Any] = {}
+    controls: dict[str, Any] = {}
+    plan: PlanTrace | None = None
+    earlier_plans: list[PlanTrace] = []
+    branches: list[BranchTrace] = []
+    selection: dict[str, Any] = {}
+    latency_ms: float = 0.0
+    ttft_ms: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    tokens_exact: bool = True
+    ledgers: Ledgers | None = None
+    slo_status: str = "none"
+    error: str | None = None
+    prompt: Any = None
+    answer: str | None = None
+
+    @property
+    def cost_usd(self) -> float | None:
+        return self.ledgers.attributed.usd if self.ledgers else None
+
+    @property
+    def gpu_seconds(self) -> float | None:
+        return self.ledgers.attributed.gpu_seconds if self.ledgers else None
+
+
+def new_id() -> str:
+    """128 random bits, as W3C Trace Context wants them."""
+    return os.urandom(16).hex()
+
+
+def ids(headers: list[tuple[bytes, bytes]]) -> tuple[str, str]:
+    """(trace id, request id): the caller's `traceparent` and `x-request-id` where they are well-formed, else new ones."""
+    trace_id = request_id = None
+    for name, value in headers:
+        if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
+            trace_id = match[1].decode()
+        elif name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii() and value.decode().isprintable():
+            request_id = value.decode()
+    trace_id = trace_id or new_id()
+    return trace_id, request_id or trace_id

@@ -1,0 +1,65 @@
+"""Requests as bytes: a head that is built once per backend and path, and the body as the client sent it."""
+
+from __future__ import annotations
+
+from proxy.upstream.connection import Headers
+from proxy.upstream.pool import Origin
+
+# RFC 9110 §7.6.1, plus what the proxy sets itself or must not leak to a backend.
+_NOT_FORWARDED = frozenset(
+    {
+        b"connection",
+        b"proxy-connection",
+        b"keep-alive",
+        b"transfer-encoding",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"host",
+        b"content-length",
+        b"content-type",
+        b"expect",
+        b"authorization",
+        b"proxy-authorization",
+        b"cookie",
+        b"accept-encoding",
+    }
+)
+_NOT_RETURNED = frozenset(
+    {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"trailer", b"date", b"server"}
+)
+
+
+class RequestHead:
+    """The constant part of every request to one path of one backend."""
+
+    __slots__ = ("_prefix",)
+
+    def __init__(self, origin: Origin, method: str, path: str, api_key: str | None) -> None:
+        lines = [
+            f"{method} {origin.prefix}{path} HTTP/1.1",
+            f"host: {origin.authority}",
+            "content-type: application/json",
+            "accept-encoding: identity",  # the proxy reads the bytes; compressing them costs both sides
+        ]
+        if api_key is not None:
+            lines.append(f"authorization: Bearer {api_key}")
+        self._prefix = ("\r\n".join(lines) + "\r\n").encode("latin-1")
+
+    def with_body(self, body: bytes, extra: bytes = b"") -> bytes:
+        """`extra`: further header lines, each ending in CRLF (see `forwarded_lines`)."""
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (self._prefix, extra, len(body), body)
+
+
+def forwarded_lines(headers: Headers) -> bytes:
+    """The client's end-to-end headers as lines, without controls, credentials and hop-by-hop ones."""
+    return b"".join(
+        b"%b: %b\r\n" % (name, value)
+        for name, value in headers
+        if name not in _NOT_FORWARDED and not name.startswith((b"x-slo-", b"x-tts-", b"x-llm-d-slo-"))
+    )
+
+
+def returned_headers(headers: Headers) -> Headers:
+    """The backend's end-to-end headers, for the client."""
+    return [(name, value) for name, value in headers if name not in _NOT_RETURNED]
