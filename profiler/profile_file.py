@@ -67,7 +67,7 @@ def read(path: Path) -> Profile:
         profile = msgspec.json.decode(path.read_bytes(), type=Profile)
     except OSError as error:
         raise ProfileError(f"cannot read the profile {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path} is not a profile ({error}); measure it again with `paretoproxy profile`") from error
     if profile.schema != SCHEMA:
         raise ProfileError(f"{path} has schema {profile.schema}, this version reads {SCHEMA}; measure it again")

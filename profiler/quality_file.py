@@ -111,7 +111,7 @@ def read(path: Path) -> Quality:
         quality = msgspec.json.decode(path.read_bytes(), type=Quality)
     except OSError as error:
         raise QualityError(f"cannot read the quality table {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise QualityError(f"{path} is not a quality table ({error}); make it with `paretoproxy quality`") from error
     if quality.schema != SCHEMA:
         raise QualityError(f"{path} has schema {quality.schema}, this version reads {SCHEMA}; derive it again")
@@ -135,5 +135,5 @@ def read_samples(path: Path) -> Iterator[StoredQuestion]:
                 return
             try:
                 yield msgspec.json.decode(line, type=StoredQuestion)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise QualityError(f"{path}:{number}: {error}") from error

@@ -64,10 +64,12 @@ class FitError(ValueError):
 def fit(cells: Sequence[Cell]) -> tuple[StepTime, np.ndarray]:
     """Least squares on relative errors with coefficients ≥ 0, and the log residuals of whole-request latency, (cells,).
 
-    Raises FitError for fewer than four cells or two batch sizes.
+    Raises FitError for fewer than four cells or two batch sizes, or a time that is not above 0.
     """
     if len(cells) < 4 or len({cell.batch for cell in cells}) < 2:
         raise FitError("the fit needs at least four cells and two batch sizes")
+    if any(min(cell.ttft_s, cell.tpot_s, cell.latency_s) <= 0 for cell in cells):
+        raise FitError("every cell needs times above 0; measure at least two output tokens")
     tpot = np.array([cell.tpot_s for cell in cells])
     rows = np.array([[1.0, cell.batch, cell.mean_kv_tokens] for cell in cells])
     (c0, c_tok, c_kv), _ = nnls(rows / tpot[:, None], np.ones(len(cells)))

@@ -26,6 +26,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 def build(config: Config) -> ASGIApp:
     """The application for one configuration; its lifespan starts and ends the service."""
     side = _side_routes()
+    asgi_side: ASGIApp = side  # type: ignore[assignment]  # Starlette's own ASGI types are wider
     hot: dict[str, Handler] = {}
 
     @asynccontextmanager
@@ -44,7 +45,7 @@ def build(config: Config) -> ASGIApp:
         if scope["type"] == "http" and (handler := hot.get(scope["path"])) is not None:
             await handler(scope, receive, send)
         else:
-            await side(scope, receive, send)
+            await asgi_side(scope, receive, send)
 
     return app
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -33,6 +33,8 @@ class Peek(msgspec.Struct):
 
 _peek = msgspec.json.Decoder(Peek)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_whole = msgspec.json.Decoder(dict[str, Any])
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -75,12 +77,12 @@ class Call:
 
     def decoded(self) -> dict[str, Any]:
         """The whole body; costs a full parse."""
-        body: dict[str, Any] = msgspec.json.decode(self.body)
+        body: dict[str, Any] = _decoded(_whole, self.body)
         return body
 
     def members(self) -> dict[str, msgspec.Raw]:
         """The body's members, each still the client's own bytes, without the proxy's controls."""
-        members = _members.decode(self.body)
+        members = _decoded(_members, self.body)
         members.pop("slo", None)
         members.pop("tts", None)
         return members
@@ -88,15 +90,24 @@ class Call:
 
 def parse(path: str, headers: Headers, body: bytes, defaults: SloDefaults) -> Call:
     """Raises InvalidRequest (bad JSON, wrong types) or InvalidControl."""
-    try:
-        peek = _peek.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _explain(error) from error
+    peek = _decoded(_peek, body)
     name, suffix = split_model(peek.model)
     controls = read(headers, peek.slo, peek.tts, suffix, defaults)
     if peek.n is not None and not 1 <= peek.n <= 128:
         raise InvalidRequest(f"n: expected 1 to 128, got {peek.n}", param="n")
     return Call(path, headers, body, peek, name, controls)
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Raises InvalidRequest. Members that are not decoded are checked too: JSON is UTF-8 throughout."""
+    try:
+        if not body.isascii():
+            body.decode()
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _explain(error) from error
+    except RecursionError as error:
+        raise InvalidRequest("The request body is nested too deeply.", code="invalid_json") from error
 
 
 def _explain(error: Exception) -> InvalidRequest:

@@ -111,7 +111,7 @@ def _bucket(max_tokens: int | None) -> int:
     """0 for no limit, else rounded up to a quarter of a doubling: few tables, never an optimistic one."""
     if max_tokens is None or max_tokens > 1 << 20:
         return 0
-    return ceil(2 ** (ceil(log(max_tokens, 2) * BUCKETS_PER_DOUBLING) / BUCKETS_PER_DOUBLING))
+    return ceil(2 ** (ceil(log(max(1, max_tokens), 2) * BUCKETS_PER_DOUBLING) / BUCKETS_PER_DOUBLING))
 
 
 @dataclass(frozen=True, slots=True)

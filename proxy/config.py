@@ -7,7 +7,8 @@ This is the only module that reads the environment. `PARETOPROXY_SERVER__PORT=90
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -165,7 +166,7 @@ def client_api_keys(config: Config) -> frozenset[str] | None:
         return None
     try:
         keys = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read server.api_keys {path}: {error}") from error
     if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key for key in keys):
         raise ConfigError(f"{path}: expected a YAML list of at least one key")
@@ -184,6 +185,8 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain value", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark
@@ -193,15 +196,18 @@ class _Loader(yaml.SafeLoader):
 
 
 def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[Loc, int]]:
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         data = loader.construct_document(node) if node is not None else {}
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: {error.problem}") from error
-    finally:
-        loader.dispose()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{path}:{line}: {error.reason}") from error
+    except ValueError as error:  # a date that is none
+        raise ConfigError(f"{path}: not a YAML value: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}:1: expected a mapping with the keys server, slo, traces, models")
     return data, dict(_lines(node, ()))
@@ -229,8 +235,9 @@ def _explain(path: Path, error: ValidationError, lines: dict[Loc, int], env_keys
             message = "unknown key"
         known = next(loc[:end] for end in range(len(loc), -1, -1) if loc[:end] in lines or end == 0)
         where = f"{path}:{lines.get(known, 1)}"
-        if loc in env_keys:
-            where = f"environment variable {env_keys[loc]}"
+        from_env = next((env_keys[loc[:end]] for end in range(len(loc), 0, -1) if loc[:end] in env_keys), None)
+        if from_env is not None:
+            where = f"environment variable {from_env}"
         problems.append(f"{where}: {_dotted(loc) or 'file'}: {message}")
     return "\n".join(problems)
 
@@ -252,7 +259,7 @@ def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> dict[Loc, str]
         head, *rest = variable.removeprefix(ENV_PREFIX).lower().split("__")
         if not variable.startswith(ENV_PREFIX) or head not in Config.model_fields:
             continue
-        loc: Loc = (head, *(int(part) if part.isdigit() else part for part in rest))
+        loc: Loc = (head, *(int(part) if part.isdecimal() else part for part in rest))
         try:
             value = yaml.safe_load(raw)
         except yaml.YAMLError as error:
@@ -264,7 +271,7 @@ def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> dict[Loc, str]
 
 def _set(data: dict[str, Any], loc: Loc, value: Any, variable: str) -> None:
     target: Any = data
-    for part, following in zip(loc, loc[1:], strict=False):
+    for part, following in pairwise(loc):
         if isinstance(target, list) and isinstance(part, int) and part < len(target):
             target = target[part]
         elif isinstance(target, dict):

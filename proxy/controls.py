@@ -55,8 +55,8 @@ class Controls:
 def _number(low: float, high: float, what: str, *, above: bool = False) -> Callable[[str, Any], float]:
     def read(control: str, value: Any) -> float:
         try:
-            number = float(value) if not isinstance(value, bool) else math.nan
-        except (TypeError, ValueError):
+            number = math.nan if isinstance(value, bool) or _underscored(value) else float(value)
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not (low < number <= high if above else low <= number <= high):  # NaN fails too
             raise InvalidControl(control, f"expected {what}, got {_shown(value)}")
@@ -68,7 +68,7 @@ def _number(low: float, high: float, what: str, *, above: bool = False) -> Calla
 def _whole(low: int, high: int) -> Callable[[str, Any], int]:
     def read(control: str, value: Any) -> int:
         try:
-            number = int(value) if isinstance(value, str) else value
+            number = int(value) if isinstance(value, str) and not _underscored(value) else value
         except ValueError:
             number = None
         if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
@@ -99,6 +99,11 @@ def _flag(control: str, value: Any) -> bool:
     raise InvalidControl(control, f"expected true or false, got {_shown(value)}")
 
 
+def _underscored(value: Any) -> bool:
+    """Python reads "1_0" as 10; a control does not."""
+    return isinstance(value, str) and "_" in value
+
+
 def _shown(value: Any) -> str:
     return repr(value)[:80]
 
@@ -124,6 +129,7 @@ _HEADERS: dict[bytes, tuple[str, str]] = {
     **{f"x-llm-d-slo-{key}-ms".encode(): ("slo", f"{key}_ms") for key in ("ttft", "tpot")},
     **{f"x-tts-{key.replace('_', '-')}".encode(): ("tts", key) for key in _TTS if key != "progress"},
 }
+_NUMBERS = frozenset({*_SLO, "n", "max_tokens"} - {"objective", "mode"})
 CONTROL_HEADERS = tuple(sorted(name.decode() for name in _HEADERS))
 _PREFIXES = (b"x-slo-", b"x-tts-", b"x-llm-d-slo-")
 
@@ -182,7 +188,7 @@ def _from_body(
     for key, value in given.items():
         if key in known:
             if value is not None:
-                if isinstance(value, str) and known is _SLO and key not in ("objective", "mode"):
+                if isinstance(value, str) and key in _NUMBERS:  # only headers write numbers as text
                     raise InvalidControl(f"{member}.{key}", f"expected a number, got {_shown(value)}")
                 values[key] = known[key](f"{member}.{key}", value)
         elif params is not None:

@@ -19,6 +19,7 @@ from proxy.catalog import Served
 from proxy.controls import Slo
 
 QUALITY_TIE = 0.005  # half a point of accuracy is not worth paying for
+CANNOT_TELL = 1e3  # over the limit, as a log ratio, where it is unknown by how much; finite: other limits still count
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Candidates:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def violations(self) -> dict[str, np.ndarray]:
-        """Per demanded limit how far each candidate is over it, as a log ratio (0: within; inf: cannot be met)."""
+        """Per demanded limit how far each candidate is over it, as a log ratio (0: within)."""
         slo = self.ask.slo
         found: dict[str, np.ndarray] = {"queue": np.where(self.fits, 0.0, 10.0)}
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -135,7 +136,7 @@ class Candidates:
                 found["tpot"] = np.maximum(np.log(self.tpot_s * 1e3 / slo.tpot_ms), 0)
             if slo.cost_usd is not None:
                 over = np.maximum(np.log(self.usd / slo.cost_usd), 0)
-                found["cost"] = np.where(np.isnan(self.usd), np.inf, over)
+                found["cost"] = np.where(np.isnan(self.usd), CANNOT_TELL, over)
             if slo.quality is not None:
                 found["quality"] = np.maximum(np.log(slo.quality / np.maximum(self.lower, 1e-6)), 0)
         return found
@@ -173,12 +174,9 @@ def choose(ask: Ask, models: Sequence[Served]) -> Decision | NoCandidate:
         if count := int(failing.sum()):
             dropped[limit] = dropped.get(limit, 0) + count
             feasible &= ~failing
-    if feasible.any():
-        row = _best(candidates, np.flatnonzero(feasible), ask.slo.objective)
-        return Decision(candidates.plan(row), True, considered, dropped)
-    row = int(np.argmin(np.sum(list(violations.values()), axis=0)))
+    row = _nearest(candidates, violations, np.arange(len(candidates)))
     gave_up = tuple(limit for limit, over in violations.items() if over[row] > 0)
-    return Decision(candidates.plan(row), False, considered, dropped, gave_up)
+    return Decision(candidates.plan(row), not gave_up, considered, dropped, gave_up)
 
 
 def rank(ask: Ask, models: Sequence[Served]) -> list[tuple[Plan, tuple[str, ...]]]:
@@ -187,16 +185,20 @@ def rank(ask: Ask, models: Sequence[Served]) -> list[tuple[Plan, tuple[str, ...]
     if candidates.empty:
         return []
     violations = candidates.violations()
-    total = np.sum(list(violations.values()), axis=0)
-    left = np.flatnonzero(total == 0)
+    left = np.arange(len(candidates))
     order: list[int] = []
     while len(left):
-        order.append(_best(candidates, left, ask.slo.objective))
+        order.append(_nearest(candidates, violations, left))
         left = left[left != order[-1]]
-    order += [int(row) for row in np.argsort(total, kind="stable") if total[row] > 0]
     return [
         (candidates.plan(row), tuple(limit for limit, over in violations.items() if over[row] > 0)) for row in order
     ]
+
+
+def _nearest(candidates: Candidates, violations: dict[str, np.ndarray], rows: np.ndarray) -> int:
+    """The best of the feasible rows; where there are none, of those that are least over their limits together."""
+    over = np.sum(list(violations.values()), axis=0)[rows]
+    return _best(candidates, rows[over == over.min()], candidates.ask.slo.objective)
 
 
 def _best(candidates: Candidates, rows: np.ndarray, objective: str) -> int:

@@ -68,6 +68,8 @@ def _merge(deltas: list[dict[str, Any]], chat: bool) -> dict[str, Any]:
                 text.append(value or "")
             elif key == "logprobs":
                 choice["logprobs"] = _merge_logprobs(choice["logprobs"], value)
+            elif key == "token_ids" and value is not None:  # vLLM's return_token_ids: each chunk's own
+                choice[key] = (choice.get(key) or []) + value
             elif value is not None or key not in choice:
                 choice[key] = value
     if chat:
@@ -108,7 +110,14 @@ def _merge_tool_call(call: dict[str, Any], part: dict[str, Any]) -> None:
 def _merge_logprobs(so_far: dict[str, Any] | None, part: dict[str, Any] | None) -> dict[str, Any] | None:
     if part is None or so_far is None:
         return part if so_far is None else so_far
-    return {key: so_far.get(key, []) + value if isinstance(value, list) else value for key, value in part.items()}
+    merged = dict(so_far)
+    for key, value in part.items():
+        known = merged.get(key)
+        if isinstance(known, list) and isinstance(value, list):
+            merged[key] = known + value
+        elif value is not None or key not in merged:
+            merged[key] = value
+    return merged
 
 
 def chunk(event: bytes, index: int) -> bytes:

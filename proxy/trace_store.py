@@ -67,9 +67,7 @@ class TraceStore:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._path)) as database:
-                database.execute("PRAGMA journal_mode=WAL")
-                database.executescript(_SCHEMA)
+            _open(self._path).close()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cannot open the trace store {self._path}: {error}") from error
         self._thread = threading.Thread(target=self._work, name="traces", daemon=True)
@@ -78,6 +76,9 @@ class TraceStore:
     def record(self, trace: Trace, finish: Finish | None = None) -> None:
         """Queue a finished trace. `finish` runs in the writer's thread first: work that the request need not wait for."""
         if self._path is None:
+            return
+        if self._stop.is_set():
+            self._drop(1, "the store is closed")
             return
         if len(self._queue) >= self._limit:
             self._drop(1, "the queue is full")
@@ -98,24 +99,30 @@ class TraceStore:
 
     def _work(self) -> None:
         assert self._path is not None
-        with closing(sqlite3.connect(self._path)) as database:
-            database.execute("PRAGMA synchronous=NORMAL")
+        writer = _Writer(self._path)
+        with closing(writer):
             while True:
                 stopping = self._stop.wait(FLUSH_EVERY_S)
                 while self._queue:
-                    self._write(database, [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))])
+                    self._write(writer, [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))])
                 if stopping and not self._queue:
                     return
 
-    def _write(self, database: sqlite3.Connection, batch: list[tuple[Trace, Finish | None]]) -> None:
+    def _write(self, writer: _Writer, batch: list[tuple[Trace, Finish | None]]) -> None:
+        rows = [row for trace, finish in batch if (row := self._row(trace, finish)) is not None]
         try:
-            rows = [_row(trace, finish) for trace, finish in batch]
-            with database:
-                database.executemany("INSERT INTO traces VALUES (NULL,?,?,?,?,?,?,?,?,?,?)", rows)
-            self.written += len(batch)
+            writer.write(rows)
+            self.written += len(rows)
             self._said_full = False
-        except sqlite3.Error as error:
-            self._drop(len(batch), str(error))
+        except (OSError, sqlite3.Error) as error:
+            self._drop(len(rows), str(error))
+
+    def _row(self, trace: Trace, finish: Finish | None) -> tuple[Any, ...] | None:
+        try:
+            return _row(trace, finish)
+        except Exception as error:  # one bad trace costs neither the others nor the thread
+            self._drop(1, f"{type(error).__name__}: {error}")
+            return None
 
     # -- reading: opens its own connection; call it off the loop --
 
@@ -134,8 +141,51 @@ class TraceStore:
     def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[bytes]]:
         if self._path is None or not self._path.exists():
             return []
-        with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             return database.execute(query, values).fetchall()
+
+
+class _Writer:
+    """The writing connection. A file that was moved or replaced is opened anew: SQLite would write on to the old one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._database: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
+
+    def write(self, rows: list[tuple[Any, ...]]) -> None:
+        """Raises OSError, sqlite3.Error."""
+        if self._database is None or self._identity() != self._opened:
+            self.close()
+            self._database = _open(self._path)
+            self._opened = self._identity()
+        with self._database as database:
+            database.executemany("INSERT INTO traces VALUES (NULL,?,?,?,?,?,?,?,?,?,?)", rows)
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """A connection to the store, made where there is none. Raises sqlite3.Error."""
+    database = sqlite3.connect(path)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.executescript(_SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
 
 
 def _row(trace: Trace, finish: Finish | None) -> tuple[Any, ...]:

@@ -30,5 +30,9 @@ class BadResponse(UpstreamError):
     """Bytes that are not HTTP/1.1, or a head or event over the limits."""
 
 
+class SinkFailed(UpstreamError):
+    """The receiver of the answer raised (the cause is in the log); the connection was closed."""
+
+
 class PoolClosed(UpstreamError):
     """The pool was closed while the request waited or ran."""

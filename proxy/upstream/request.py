@@ -53,13 +53,21 @@ class RequestHead:
 
 def forwarded_lines(headers: Headers) -> bytes:
     """The client's end-to-end headers as lines, without controls, credentials and hop-by-hop ones."""
+    dropped = _NOT_FORWARDED | _named_by_connection(headers)
     return b"".join(
         b"%b: %b\r\n" % (name, value)
         for name, value in headers
-        if name not in _NOT_FORWARDED and not name.startswith((b"x-slo-", b"x-tts-", b"x-llm-d-slo-"))
+        if name not in dropped and not name.startswith((b"x-slo-", b"x-tts-", b"x-llm-d-slo-"))
     )
 
 
 def returned_headers(headers: Headers) -> Headers:
     """The backend's end-to-end headers, for the client."""
-    return [(name, value) for name, value in headers if name not in _NOT_RETURNED]
+    dropped = _NOT_RETURNED | _named_by_connection(headers)
+    return [(name, value) for name, value in headers if name not in dropped]
+
+
+def _named_by_connection(headers: Headers) -> frozenset[bytes]:
+    """Further hop-by-hop headers, which `connection` names (RFC 9110 §7.6.1)."""
+    named = (value for name, value in headers if name == b"connection")
+    return frozenset(token.strip().lower() for value in named for token in value.split(b","))

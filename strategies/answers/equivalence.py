@@ -26,8 +26,8 @@ class MathVerifyPool:
     def __init__(
         self,
         *,
-        limit_s: float = 2.0,
-        patience_s: float = 5.0,
+        limit_s: float = 1.0,
+        patience_s: float = 3.0,
         max_waiting: int = 32,
         max_chars: int = 512,
         compare: Compare = equal_mathematics,

@@ -32,14 +32,18 @@ _DECORATION = " \t\r*_`\"'$."
 _LETTER_LINE = re.compile(
     r"[\W_]{0,6}(?:(?:option|choice)\s{0,2})?[\W_]{0,4}([A-E])(?:[\W_]{0,6}$|[.):]\s)", re.IGNORECASE
 )
-_LETTER = re.compile(r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)(?: is)?\W{1,4}([A-E])\b|(?<!\w)\(([A-E])\)|\*\*([A-E])\*\*")
+_LETTER = re.compile(
+    r"(?:(?:ption|hoice|nswer)(?: is)?\W{1,4}|(?<!\w)\((?=.\))|\*\*(?=.\*\*))([A-E])(?!\w)"  # option B, (B), **B**
+)
 
 _NUMBER = re.compile(
-    r"(?:(?<![\w)\]}])[-−])?"
+    r"(?:(?<![\w)\]}])[-−])?"  # a minus, unless it stands between two numbers
     r"(?:\\[dt]?frac\{-?\d{1,64}\}\{-?\d{1,64}\}"
-    r"|(?:\\?[$€£¥][-−]?)?(?:\d{1,3}(?:,\d{3}){1,100}(?!\d)|(?<!\d)\d{1,400}(?!\d)|(?=\.\d))(?:\.\d{1,400})?(?:/\d{1,400}|[eE][-+]?\d{1,3})?(?:\s?\\?%)?)"
+    r"|(?:\\?[$€£¥][-−]?)?"
+    r"(?:\d{1,3}(?:,\d{3}){1,100}(?!\d)|(?<!\d)\d{1,400}(?!\d)|(?=\.\d))(?:\.\d{1,400})?"
+    r"(?:/\d{1,400}|[eE][-+]?\d{1,3})?(?:\s?\\?%)?)"
 )
-_NUMBER_WINDOW = 512
+_NUMBER_WINDOWS = (48, 1024)  # characters before the last digit; nearly every number fits the first
 
 
 def split_thinking(text: str) -> tuple[str, str]:
@@ -147,10 +151,8 @@ def _choice_letter(text: str) -> str | None:
     alone = _LETTER_LINE.match(line)
     if alone and (alone[1].isupper() or alone.end() == len(line)):
         return alone[1].upper()
-    letter = None
-    for found in _LETTER.finditer(line):
-        letter = found[1] or found[2] or found[3]
-    return letter
+    letters = _LETTER.findall(line)
+    return letters[-1] if letters else None
 
 
 def last_number(text: str) -> str | None:
@@ -161,11 +163,13 @@ def last_number(text: str) -> str | None:
     end = _last_digit(text)
     if end < 0:
         return None
-    start = max(0, end - _NUMBER_WINDOW)
-    matches = list(_NUMBER.finditer(text[start : end + 8]))
-    if not matches or matches[-1].end() <= end - start or (start and matches[-1].start() == 0):
-        return None
-    return matches[-1][0].strip()
+    for window in _NUMBER_WINDOWS:
+        start = max(0, end - window)
+        matches = list(_NUMBER.finditer(text[start : end + 8]))
+        whole = matches and matches[-1].end() > end - start and (start == 0 or matches[-1].start() > window // 2)
+        if whole:
+            return matches[-1][0].strip()
+    return None
 
 
 def _last_digit(text: str) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_servers import Bench, Stack, pinned
+from bench_servers import Bench, Stack, core_busy_s, pinned
 
 HEADERS = ("net.h", "response.h")
 STREAMS = 256
@@ -24,16 +25,19 @@ class LoadFailed(Exception):
 class Figures:
     """One measurement. Unit counted: client requests, or stamped chunks of streams.
 
-    `cpu_us`: CPU of the server under test per unit. `errors`: answers other than 200, broken or missing.
-    `stalls`: chunks that took over 100 ms.
+    `total`: units with warm-up and drain. `cpu_us`: CPU of the server under test per unit.
+    `foreign`: share of the server's core that other processes used meanwhile, 0 to 1.
+    `errors`: answers other than 200, broken or missing. `stalls`: chunks that took over 100 ms.
     """
 
     per_second: float
     p50_us: float
     p99_us: float
+    total: int = 0
     errors: int = 0
     stalls: int = 0
     cpu_us: float = 0.0
+    foreign: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,8 @@ class Load:
         """Raises LoadFailed."""
         numbers = ["--port", str(port), "--connections", str(connections), "--seconds", str(self.seconds)]
         command = pinned(self.bench.load_core, self.binary, mode, *numbers, *words)
-        cpu_before_s = stack.cpu_s()
+        core = self.bench.server_core
+        started_s, cpu_before_s, busy_before_s = time.monotonic(), stack.cpu_s(), core_busy_s(core)
         try:
             # with warm-up and drain it needs some three seconds more; beyond that it hangs
             done = subprocess.run(command, capture_output=True, text=True, timeout=self.seconds + 30)
@@ -65,7 +70,11 @@ class Load:
             raise LoadFailed(f"{mode} did not end in time") from error
         if done.returncode != 0:
             raise LoadFailed(f"{mode}: {done.stderr.strip() or f'status {done.returncode}'}")
-        return _figures(done.stdout, stack.cpu_s() - cpu_before_s)
+        cpu_s, busy_s = stack.cpu_s() - cpu_before_s, core_busy_s(core) - busy_before_s
+        figures = _figures(done.stdout, cpu_s, (busy_s - cpu_s) / (time.monotonic() - started_s))
+        if figures.per_second == 0:  # no latency either: it must not pass for a fast one
+            raise LoadFailed(f"{mode}: nothing was answered, {figures.errors} errors")
+        return figures
 
 
 def compile_c(source: Path, folder: Path) -> Path:
@@ -85,13 +94,15 @@ def compile_c(source: Path, folder: Path) -> Path:
     return binary
 
 
-def _figures(line: str, cpu_s: float) -> Figures:
+def _figures(line: str, cpu_s: float, foreign: float) -> Figures:
     raw = json.loads(line)
     return Figures(
         per_second=raw["per_second"],
         p50_us=raw["p50_us"],
         p99_us=raw["p99_us"],
+        total=raw["total"],
         errors=raw["errors"],
         stalls=raw["stalls"],
         cpu_us=1e6 * cpu_s / raw["total"] if raw["total"] else 0.0,
+        foreign=foreign,
     )

@@ -58,7 +58,7 @@ http {{
 }}
 """
 
-# A task, because self-consistency needs to know how answers are grouped; plain requests are passed through all the same.
+# A task, because self-consistency has to know how answers are grouped; plain requests are passed through all the same.
 FLEET_YAML = """\
 traces: {{path: {folder}/traces.db}}
 models:
@@ -130,9 +130,7 @@ def nginx(bench: Bench) -> Iterator[Stack]:
     folder.mkdir(exist_ok=True)
     port, stream_port = free_port(), free_port()
     conf = folder / "nginx.conf"
-    conf.write_text(
-        NGINX_CONF.format(folder=folder, mock_port=bench.mock_port, port=port, stream_port=stream_port)
-    )
+    conf.write_text(NGINX_CONF.format(folder=folder, mock_port=bench.mock_port, port=port, stream_port=stream_port))
     command = pinned(bench.server_core, binary, "-e", "stderr", "-p", folder, "-c", conf)
     with _serving("nginx", command, port, bench) as pid:
         yield Stack("nginx", port, stream_port, pid)
@@ -274,6 +272,16 @@ def _await_answer(process: subprocess.Popen[bytes], port: int, log: Path) -> Non
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else "no output"
+
+
+def core_busy_s(core: int) -> float:
+    """CPU seconds since boot in which a core was not idle, time stolen by the hypervisor included: proc(5)'s stat."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name == f"cpu{core}":
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _session_ticks(session: int) -> Iterator[int]:

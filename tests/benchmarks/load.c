@@ -18,6 +18,7 @@
 
 #define STALL_NS 100000000ull
 #define DRAIN_NS 2000000000ull
+#define ALL_STARTED_NS 10000000000ull /* streams that have not started by then count as errors */
 #define EVENTS_PER_WAIT 32 /* at most one datagram of acknowledgements per wait */
 
 #define QUESTION                                                                                                 \
@@ -31,9 +32,9 @@ struct connection {
     int fd;
     struct buffer in, event;
     struct response response;
-    uint64_t sent_ns;       /* of the request */
-    uint64_t last_chunk_ns; /* arrival of the last stamped chunk; 0: none yet */
-    int waiting;            /* an answer, or a stream's end, is still to come */
+    uint64_t sent_ns; /* of the request */
+    int started;      /* the stream has brought its first stamped chunk */
+    int waiting;      /* an answer, or a stream's end, is still to come */
 };
 
 struct options {
@@ -65,6 +66,11 @@ static void record(uint64_t delay_ns, uint64_t arrived_ns) {
         if (!(delays_us10 = realloc(delays_us10, delay_capacity * sizeof *delays_us10))) die("realloc");
     }
     delays_us10[delay_count++] = (uint32_t)(delay_ns / 100);
+}
+
+static void open_window(uint64_t warmup_from_ns) {
+    start_ns = warmup_from_ns + (uint64_t)(options.warmup_s * 1e9);
+    end_ns = start_ns + (uint64_t)(options.seconds * 1e9);
 }
 
 /* -- connections -- */
@@ -103,14 +109,19 @@ static void send_acks(void) {
     ack_count = 0;
 }
 
+/* Warm-up begins when the last stream has started, so that only steady relaying is measured. */
+static void on_stream_start(struct connection *c, uint64_t now) {
+    c->started = 1;
+    if (++started == (unsigned long)options.connections && now < start_ns) open_window(now);
+}
+
 static void on_event(struct connection *c, const char *text) {
     unsigned slot, stream;
     unsigned long long stamp_ns;
     const char *stamp = strchr(text, '@');
     if (!stamp || sscanf(stamp, "@%u.%u.%llu", &slot, &stream, &stamp_ns) != 3) return;
     uint64_t now = now_ns();
-    if (!c->last_chunk_ns) started++;
-    c->last_chunk_ns = now;
+    if (!c->started) on_stream_start(c, now);
     record(now > stamp_ns ? now - stamp_ns : 0, now);
     acks[ack_count++] = (struct ack){.slot = slot, .stream = stream, .last = now >= end_ns};
     if (ack_count == ACKS_PER_DATAGRAM) send_acks();
@@ -218,8 +229,8 @@ static void count_unanswered(void) {
 static void report(void) {
     count_unanswered();
     qsort(delays_us10, delay_count, sizeof *delays_us10, by_value);
-    printf("{\"mode\":\"%s\",\"connections\":%d,\"seconds\":%.3f,\"count\":%zu,\"total\":%lu,\"per_second\":%.1f,\"p50_us\":%.1f,"
-           "\"p99_us\":%.1f,\"max_us\":%.1f,\"errors\":%lu,\"stalls\":%lu,\"streams_started\":%lu,"
+    printf("{\"mode\":\"%s\",\"connections\":%d,\"seconds\":%.3f,\"count\":%zu,\"total\":%lu,"
+           "\"per_second\":%.1f,\"p50_us\":%.1f,\"p99_us\":%.1f,\"max_us\":%.1f,\"errors\":%lu,\"stalls\":%lu,\"streams_started\":%lu,"
            "\"streams_finished\":%lu}\n",
            options.streams ? "streams" : "requests", options.connections, options.seconds, delay_count, total,
            (double)delay_count / options.seconds, quantile_us(0.5), quantile_us(0.99), quantile_us(1.0), errors,
@@ -276,12 +287,10 @@ int main(int count, char **arguments) {
     ack_fd = socket(AF_UNIX, SOCK_DGRAM, 0);
     ack_to_size = ack_address(&ack_to, options.mock_port);
     if (!(connections = calloc((size_t)options.connections, sizeof *connections))) die("calloc");
-    start_ns = now_ns() + (uint64_t)(options.warmup_s * 1e9);
-    end_ns = start_ns + (uint64_t)(options.seconds * 1e9);
-    for (int i = 0; i < options.connections; i++) {
-        connect_to_server(&connections[i]);
-        send_request(&connections[i]);
-    }
+    /* all of them first: while a blocking connect waits, for a full accept queue say, nothing is read */
+    for (int i = 0; i < options.connections; i++) connect_to_server(&connections[i]);
+    open_window(now_ns() + (options.streams ? ALL_STARTED_NS : 0));
+    for (int i = 0; i < options.connections; i++) send_request(&connections[i]);
     run();
     report();
     return 0;

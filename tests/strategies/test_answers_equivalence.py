@@ -7,9 +7,10 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from multiprocessing.connection import wait
+from pathlib import Path
 
 import pytest
-from answers_comparisons import ENDLESS, equal_text, nothing
+from answers_comparisons import ENDLESS, FIFO, equal_text, nothing
 
 from strategies.answers import Closed, Grouper, MathVerifyPool, OutOfTime, Overloaded, Undecided
 
@@ -31,8 +32,8 @@ async def _ended(*workers: multiprocessing.process.BaseProcess) -> bool:
     return len(await asyncio.to_thread(wait, sentinels, 20)) == len(sentinels)
 
 
-async def _under_way(pool: MathVerifyPool, a: str) -> asyncio.Task[bool]:
-    task = asyncio.create_task(pool.same(a, "b"))
+async def _under_way(pool: MathVerifyPool, a: str, b: str = "b") -> asyncio.Task[bool]:
+    task = asyncio.create_task(pool.same(a, b))
     await asyncio.sleep(0)
     return task
 
@@ -71,9 +72,17 @@ async def test_a_failing_comparison_is_undecided_and_its_worker_lives(pool: Math
     assert _workers() == before
 
 
-async def test_a_cancelled_call_leaves_no_work_behind(pool: MathVerifyPool) -> None:
+async def test_a_cancelled_call_leaves_no_work_behind(tmp_path: Path) -> None:
+    fifo = tmp_path / FIFO
+    os.mkfifo(fifo)
+    async with aclosing(MathVerifyPool(limit_s=60, patience_s=60, compare=equal_text, prepare=nothing)) as pool:
+        task = await _under_way(pool, ENDLESS, str(fifo))
+        await asyncio.to_thread(fifo.read_text)
+        await _cancelled_work_ends(pool, task)
+
+
+async def _cancelled_work_ends(pool: MathVerifyPool, task: asyncio.Task[bool]) -> None:
     (hung,) = _workers()
-    task = await _under_way(pool, ENDLESS)
     waiting = await _under_way(pool, "a")
     for call in (waiting, task):
         call.cancel()

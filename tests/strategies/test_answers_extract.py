@@ -66,6 +66,7 @@ def test_a_choice_letter_of_the_last_line_comes_third(text: str) -> None:
         ("it falls by −7.5 %", "−7.5 %"),
         ("between 3-5", "5"),
         ("so P(A) = .5", ".5"),
+        ("**A note**: (A lucky guess) gives 9", "9"),
         ("that is 1e5 of them", "1e5"),
     ],
 )

@@ -1,0 +1,62 @@
+"""`paretoproxy serve`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+import uvicorn
+
+from proxy.app import build
+from proxy.config import Config, load
+
+KEEP_ALIVE_S = 75
+GRACE_S = 30
+
+
+@click.command("serve")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The fleet's YAML file.")
+@click.option("--host", help="Overrides server.host.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Overrides server.port.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+def command(config_path: Path, host: str | None, port: int | None, log_level: str) -> None:
+    """Serve the proxy over a fleet."""
+    config = load(config_path)
+    check(config)
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    server = server_for(config, host or config.server.host, config.server.port if port is None else port, log_level)
+    server.run()
+
+
+def check(config: Config) -> None:
+    """What would fail at start, found before: raises ConfigError."""
+    from time import monotonic
+
+    from proxy import catalog
+    from proxy.config import client_api_keys
+    from strategies.registry import Registry
+
+    client_api_keys(config)
+    catalog.build(config, Registry.installed(), monotonic)
+
+
+def server_for(config: Config, host: str, port: int, log_level: str) -> uvicorn.Server:
+    """uvloop and httptools are pinned: together they nearly double the rate of asyncio and h11."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            build(config),
+            host=host,
+            port=port,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            access_log=False,
+            log_level=log_level,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S,
+            server_header=False,
+            date_header=False,
+        )
+    )

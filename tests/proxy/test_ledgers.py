@@ -1,0 +1,68 @@
+"""What a request cost, in every ledger; unknown is null with a reason, never zero."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from profiler.profile_file import Profile, wide_prior
+from profiler.steptime import Cell
+from proxy.backend import Backend
+from proxy.config import BackendConfig
+from proxy.ledgers import Amount, of_request, total, usd
+
+
+@dataclass
+class _Priced:
+    """The parts of a backend that ledgers read."""
+
+    config: BackendConfig
+    profile: Profile
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+
+def _backend(price: float | None = 3.6, *, profiled: bool = True) -> Backend:
+    profile = wide_prior("b")
+    if profiled:
+        profile = msgspec.structs.replace(profile, cells=[Cell(1, 8, 8, False, 0.1, 0.1, 0.8)])
+    config = BackendConfig(name="b", url="http://b", gpus=2, gpu_hour_usd=price)
+    return cast(Backend, _Priced(config, profile))
+
+
+def test_every_ledger_of_a_priced_request() -> None:
+    ledgers = of_request(_backend(), attributed_gpu_s=1.5, wall_s=4.0, tokens=1000)
+    assert ledgers.attributed == Amount(1.5, pytest.approx(0.0015))
+    assert ledgers.exclusive == Amount(8.0, pytest.approx(0.008))  # both GPUs all the while
+    assert ledgers.marginal == Amount(pytest.approx(0.4), pytest.approx(0.0004))  # 2 GPUs x 0.2 ms x 1000 tokens
+    assert ledgers.billed == Amount(reason="no price per token is configured")
+    assert ledgers.paper_cost_per_token == pytest.approx(0.008)
+
+
+def test_an_unknown_price_is_null_with_a_reason_and_keeps_the_gpu_seconds() -> None:
+    ledgers = of_request(_backend(price=None), 1.5, 4.0, 1000)
+    assert ledgers.attributed == Amount(1.5, None, "backend b has no gpu_hour_usd")
+    assert usd(_backend(price=None), 1.5) is None
+    assert usd(_backend(price=0), 1.5) == 0.0
+
+
+def test_without_a_profile_the_marginal_cost_is_unknown() -> None:
+    assert of_request(_backend(profiled=False), 1.5, 4.0, 1000).marginal.reason == "the backend has no profile"
+
+
+def test_without_a_token_there_is_no_cost_per_token() -> None:
+    assert of_request(_backend(), 0.1, 0.1, 0).paper_cost_per_token is None
+
+
+def test_where_no_backend_was_used_every_ledger_says_so() -> None:
+    ledgers: Any = msgspec.to_builtins(of_request(None, 0.0, 0.0, 0))
+    assert ledgers.pop("paper_cost_per_token") is None
+    assert all(amount == {"reason": "no backend was used"} for amount in ledgers.values())
+
+
+def test_a_total_is_unknown_as_soon_as_one_part_is() -> None:
+    assert total([0.5, 0.25]) == 0.75
+    assert total([0.5, None]) is None
