@@ -78,6 +78,12 @@ class Backend:
             self.heads[path] = RequestHead(self.pool.origin, "POST", path, self.api_key)
         return self.heads[path]
 
+    def get(self, path: str) -> bytes:
+        """A whole GET request."""
+        if path not in self.heads:
+            self.heads[path] = RequestHead(self.pool.origin, "GET", path, self.api_key)
+        return self.heads[path].with_body(b"")
+
 
 def open_backend(
     config: BackendConfig, model: str, profile: Profile | None, clock: Callable[[], float], limits: Limits | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
@@ -92,7 +93,7 @@ class FanOut:
         run._open.add(self)
         if run._decide_by is not None:
             self._timer = run._loop.call_at(run._decide_by, self._deadline)
-        clock, pool = run._loop.time, run.backend.pool
+        clock, pool = time.monotonic, run.backend.pool
         for _ in range(self._count):
             branch = BranchStream(len(run.branches), run.backend, clock, self._branch_over, run._on_event)
             run.branches.append(branch)

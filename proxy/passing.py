@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -78,7 +78,7 @@ async def _metered(
     backend: Backend, exchange: Exchange, request: bytes, extra: list[tuple[bytes, bytes]], *, may_retry: bool
 ) -> None:
     """One attempt, with its branch in the trace whatever becomes of it."""
-    clock, trace = asyncio.get_running_loop().time, exchange.trace
+    clock, trace = time.monotonic, exchange.trace
     started, mark = clock(), backend.gpu_time.enter()
     outcome, error, sink = "failed", None, None
     try:

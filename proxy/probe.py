@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-import httpx
-
 from proxy import load_metrics
 from proxy.backend import Backend
+from proxy.upstream.errors import UpstreamError
+from proxy.upstream.fetch import fetch
 
 log = logging.getLogger("paretoproxy.probe")
 
@@ -25,36 +25,31 @@ class Prober:
         self._backends = list(backends)
         self._period_s = period_s
         self._tasks: list[asyncio.Task[None]] = []
-        self._client: httpx.AsyncClient | None = None
 
     async def start(self) -> None:
-        self._client = httpx.AsyncClient(timeout=PROBE_TIMEOUT_S)
-        self._tasks = [asyncio.create_task(self._watch(backend, self._client)) for backend in self._backends]
+        self._tasks = [asyncio.create_task(self._watch(backend)) for backend in self._backends]
 
     async def aclose(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._client is not None:
-            await self._client.aclose()
 
-    async def _watch(self, backend: Backend, client: httpx.AsyncClient) -> None:
+    async def _watch(self, backend: Backend) -> None:
         while True:
-            await probe(backend, client)
+            await probe(backend)
             await asyncio.sleep(self._period_s if backend.health.serving else HEALTH_EVERY_S)
 
 
-async def probe(backend: Backend, client: httpx.AsyncClient) -> None:
-    """One look at one backend; updates its health and load."""
-    headers = {"authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
+async def probe(backend: Backend) -> None:
+    """One look at one backend, over its own pool: what is probed is what requests will meet."""
     try:
-        health = await client.get(f"{backend.config.url}/health", headers=headers)
-        problem = None if health.status_code == 200 else f"/health answered {health.status_code}"
-    except httpx.HTTPError as error:
-        problem = f"/health: {error or type(error).__name__}"
+        status, _ = await fetch(backend.pool, backend.get("/health"), PROBE_TIMEOUT_S)
+        problem = None if status == 200 else f"/health answered {status}"
+    except (UpstreamError, TimeoutError) as error:
+        problem = f"/health: {error or 'no answer in time'}"
     _note_health(backend, problem)
     if problem is None:
-        await _read_load(backend, client, headers)
+        await _read_load(backend)
 
 
 def _note_health(backend: Backend, problem: str | None) -> None:
@@ -66,18 +61,18 @@ def _note_health(backend: Backend, problem: str | None) -> None:
     before.serving, before.problem, before.checked = problem is None, problem, True
 
 
-async def _read_load(backend: Backend, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def _read_load(backend: Backend) -> None:
     ours_before = backend.in_flight
     try:
-        response = await client.get(f"{backend.config.url}/metrics", headers=headers)
-        backend.load = load_metrics.parse(response.text)
+        _, page = await fetch(backend.pool, backend.get("/metrics"), PROBE_TIMEOUT_S)
+        backend.load = load_metrics.parse(page.decode("utf-8", "replace"))
     except load_metrics.MetricMissing as error:
         if backend.metric_missing != error.name:
             log.error("backend %s: %s; its load from other clients is unknown", backend.name, error)
         backend.metric_missing, backend.load = error.name, None
         backend.gpu_time.set_others(0.0)
         return
-    except (httpx.HTTPError, ValueError) as error:
+    except (UpstreamError, TimeoutError, ValueError) as error:
         log.warning("backend %s: /metrics: %s", backend.name, error or type(error).__name__)
         return
     backend.metric_missing = None

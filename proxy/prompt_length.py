@@ -9,9 +9,8 @@ import msgspec
 from proxy.backend import Backend
 from proxy.call import Call
 from proxy.catalog import Served
-from proxy.upstream.connection import Headers
 from proxy.upstream.errors import UpstreamError
-from proxy.upstream.request import RequestHead
+from proxy.upstream.fetch import fetch
 
 BYTES_PER_TOKEN = 4.0
 IN_THREAD_ABOVE_BYTES = 32 * 1024
@@ -38,48 +37,18 @@ async def prompt_length(call: Call, served: Served) -> tuple[float, bool]:
     return len(call.body) / BYTES_PER_TOKEN, False
 
 
-class _WholeBody:
-    """Collects one small answer."""
-
-    def __init__(self) -> None:
-        self.done: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        self._status = 0
-        self._body = b""
-
-    def on_head(self, status: int, headers: Headers) -> None:
-        self._status = status
-
-    def on_body(self, data: bytes) -> None:
-        self._body += data
-
-    def on_end(self) -> None:
-        self._finish(self._body if self._status == 200 else None)
-
-    def on_error(self, error: UpstreamError) -> None:
-        self._finish(None)
-
-    def _finish(self, body: bytes | None) -> None:
-        if not self.done.done():
-            self.done.set_result(body)
-
-
 class _Count(msgspec.Struct):
     count: int
 
 
 async def _ask_backend(call: Call, backend: Backend) -> int | None:
-    head: RequestHead = backend.head("/tokenize")
+    head = backend.head("/tokenize")
     members = call.members()
     wanted = ("messages", "prompt", "tools", "chat_template_kwargs", "add_generation_prompt", "add_special_tokens")
     body = {key: members[key] for key in wanted if key in members}
     body["model"] = msgspec.Raw(msgspec.json.encode(backend.model))
-    sink = _WholeBody()
-    exchange = backend.pool.send(head.with_body(msgspec.json.encode(body)), sink)
     try:
-        async with asyncio.timeout(REMOTE_TIMEOUT_S):
-            answer = await sink.done
-        return msgspec.json.decode(answer, type=_Count).count if answer is not None else None
-    except (TimeoutError, msgspec.DecodeError):
+        status, answer = await fetch(backend.pool, head.with_body(msgspec.json.encode(body)), REMOTE_TIMEOUT_S)
+        return msgspec.json.decode(answer, type=_Count).count if status == 200 else None
+    except (TimeoutError, UpstreamError, msgspec.DecodeError):
         return None
-    finally:
-        exchange.cancel()

@@ -39,7 +39,7 @@ from strategies.base import Outcome
 
 @dataclass(slots=True)
 class Exchange:
-    """One client's request as the server holds it. `arrived_at`: loop time; `finish`: work left for the trace's writer."""
+    """One client's request as the server holds it. `arrived_at`: time.monotonic(); `finish`: work left for the trace's writer."""
 
     call: Call
     receive: Receive
@@ -123,7 +123,6 @@ async def _execute(
     service: Service, exchange: Exchange, decision: Decision, asked: Question, streamed: StreamedReply | None
 ) -> Executed:
     call, plan = exchange.call, decision.plan
-    loop = asyncio.get_running_loop()
     strategy = service.registry.build(plan.strategy, plan.params)
     live = streamed is not None and plan.branches == 1
     events = Events() if live else None
@@ -150,7 +149,7 @@ async def _execute(
                 outcome = await strategy.run(run)
     finally:
         run.cancel_all()
-    decided_at = loop.time()
+    decided_at = time.monotonic()
     winners = _winners(run, outcome, call.answers_wanted)
     return Executed(decision, run, outcome, winners, decided_at)
 
@@ -190,10 +189,9 @@ def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:
 
 async def _answer(service: Service, exchange: Exchange, executed: Executed, streamed: StreamedReply | None) -> None:
     call, trace, run = exchange.call, exchange.trace, executed.run
-    loop = asyncio.get_running_loop()
     _learn(executed)
     note_run(trace, run, exchange.arrived_at)
-    latency_ms = (loop.time() - exchange.arrived_at) * 1e3
+    latency_ms = (time.monotonic() - exchange.arrived_at) * 1e3
     status = _slo_status(call, executed, latency_ms, trace)
     trace.slo_status = status
     trace.selection = {
@@ -214,7 +212,7 @@ async def _answer(service: Service, exchange: Exchange, executed: Executed, stre
             headers.append((b"x-cost-usd", f"{trace.cost_usd:.9f}".encode()))
         body = reply.whole(executed.winners, call.chat, usage, trace.id, run.backend.model, int(time.time()))
         await send_whole(exchange.send, 200, headers, body)
-    service.finish_time.observe(loop.time() - executed.decided_at)
+    service.finish_time.observe(time.monotonic() - executed.decided_at)
     trace.status = 200
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -54,7 +55,7 @@ class Service:
         """Raises ConfigError, StoreError."""
         registry = registry or Registry.installed()
         api_keys = client_api_keys(config)
-        catalog = catalogs.build(config, registry, asyncio.get_running_loop().time)
+        catalog = catalogs.build(config, registry, time.monotonic)
         traces = TraceStore(config.traces.path, config.traces.queue_size)
         await asyncio.to_thread(traces.start)
         prober = Prober(catalog.backends)

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import os
 import platform
+import time
 from pathlib import Path
 
 import click
@@ -49,7 +50,7 @@ async def profile_fleet(config: Config, only: str | None, out: Path | None) -> N
 
 
 async def _profile_one(model: str, config: BackendConfig, path: Path, progress: Progress) -> None:
-    backend = open_backend(config, model, None, asyncio.get_running_loop().time)
+    backend = open_backend(config, model, None, time.monotonic)
     task = progress.add_task(f"{config.name}: reaching the engine")
     try:
         environment, max_len = await _environment(backend)
@@ -62,11 +63,12 @@ async def _profile_one(model: str, config: BackendConfig, path: Path, progress: 
         profile = profile_file.make(config.name, environment, cells, max_seqs)
         profile_file.write(profile, path)
         step = profile.step_time
-        progress.update(
-            task,
-            description=f"{config.name}: step {step.c0_s * 1e3:.2f} ms + {step.c_tok_s * 1e6:.0f} µs per branch + "
+        progress.update(task, description=f"{config.name}: {len(cells)} cells measured")
+        progress.console.print(
+            f"{config.name}: step {step.c0_s * 1e3:.2f} ms + {step.c_tok_s * 1e6:.0f} µs per branch + "
             f"{step.c_kv_s * 1e9:.0f} ns per KV token; prefill {step.p0_s * 1e3:.1f} ms + {step.p_tok_s * 1e6:.0f} µs "
-            f"per token; residual {profile.residual_sigma:.0%}; wrote {path}",
+            f"per token; fit within {profile.residual_sigma:.0%}; wrote {path}",
+            soft_wrap=True,
         )
     finally:
         progress.stop_task(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -100,7 +101,7 @@ class _Job:
         self._lines.parent.mkdir(parents=True, exist_ok=True)
         done = self._keep_whole_lines()
         left = [question for question in questions if question.question not in done]
-        backend = open_backend(self._backend, self._model, None, asyncio.get_running_loop().time)
+        backend = open_backend(self._backend, self._model, None, time.monotonic)
         equivalence = MathVerifyPool()
         try:
             if texts is None:

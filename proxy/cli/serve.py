@@ -56,6 +56,7 @@ def server_for(config: Config, host: str, port: int, log_level: str) -> uvicorn.
             log_level=log_level,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
+            proxy_headers=False,
             server_header=False,
             date_header=False,
         )

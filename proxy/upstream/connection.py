@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
-from proxy.upstream.errors import BadResponse, ConnectionLost, SinkFailed, UpstreamError
+from proxy.upstream.errors import BadResponse, ConnectionLost, ReadTimeout, SinkFailed, UpstreamError
 
 if TYPE_CHECKING:
     from proxy.upstream.pool import Pool
@@ -164,6 +164,10 @@ class Connection(asyncio.Protocol):
         if exchange is not None:
             exchange.fail(error)
 
+    def time_out(self, silent_s: float) -> None:
+        message = f"the backend sent nothing for {silent_s:g} s"
+        self.fail(ReadTimeout(message, sent_nothing_back=not self._got_bytes))
+
     def pause(self) -> None:
         if self._reading and self._transport is not None and not self._transport.is_closing():
             self._reading = False
@@ -192,7 +196,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A cast, because uvloop's transports do not inherit from asyncio's. Both loops set TCP_NODELAY.
         self._transport = cast(asyncio.Transport, transport)
-        self._pool.socket_opened(self)
 
     def data_received(self, data: bytes) -> None:
         if self.exchange is None:  # unasked-for bytes: this peer cannot be trusted with another request
@@ -245,7 +248,7 @@ class Connection(asyncio.Protocol):
         says something else: that the request may be what broke the backend."""
         if self._got_bytes or self.served == 0 or exchange.resent:
             return False
-        return self._loop.time() - self.last_activity <= self._pool.limits.stale_within_s
+        return self._loop.time() - self.last_activity < self._pool.limits.stale_within_s
 
     def _limit_unfinished_head(self, n_bytes: int) -> None:
         """`on_header` sees whole headers; this bounds one that does not end, and informational heads without end."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections import OrderedDict
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from proxy.upstream.connection import Connection, Exchange, Sink
-from proxy.upstream.errors import ConnectFailed, PoolClosed, ReadTimeout
+from proxy.upstream.errors import ConnectFailed, PoolClosed
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +150,6 @@ class Pool:
             self._waiting[exchange] = None
             self._waiting.move_to_end(exchange, last=False)
 
-    def socket_opened(self, connection: Connection) -> None:
-        self._sockets.add(connection)
-        self._no_sockets.clear()
-
     def socket_closed(self, connection: Connection) -> None:
         self._sockets.discard(connection)
         if not self._sockets:
@@ -179,8 +177,7 @@ class Pool:
         except TimeoutError as error:
             raise ConnectFailed(f"no connection within {timeout_s:g} s") from error
         except Exception as error:  # OSError, and UnicodeError for a name that cannot be a host's
-            reason = (isinstance(error, OSError) and error.strerror) or str(error) or repr(error)
-            raise ConnectFailed(f"cannot connect: {reason}") from error
+            raise ConnectFailed(f"cannot connect: {_reason(error)}") from error
         return connection
 
     def _connect_ended(self, task: asyncio.Task[Connection]) -> None:
@@ -204,18 +201,19 @@ class Pool:
             self._serve_waiting()
 
     def _adopt(self, connection: Connection, exchange: Exchange) -> None:
-        if self._closed:
-            connection.abort()
-            exchange.fail(PoolClosed("the pool is closed"))
-        elif connection.closed:
+        if connection.closed:
             self._connect_failed(exchange, ConnectFailed("the backend closed the connection at once"))
+            return
+        self._open.add(connection)
+        self._sockets.add(
+            connection
+        )  # not in `connection_made`: uvloop owes no `connection_lost` to a cancelled connect
+        self._no_sockets.clear()
+        self._schedule_sweep(asyncio.get_running_loop())
+        if exchange.done:
+            self.release(connection)
         else:
-            self._open.add(connection)
-            self._schedule_sweep(asyncio.get_running_loop())
-            if exchange.done:
-                self.release(connection)
-            else:
-                connection.begin(exchange)
+            connection.begin(exchange)
 
     # -- silence --
 
@@ -233,6 +231,13 @@ class Pool:
         for connection in list(self._open):
             silent_since = connection.stalled_since
             if silent_since is not None and now - silent_since > limits.read_timeout_s:
-                connection.fail(ReadTimeout(f"the backend sent nothing for {limits.read_timeout_s:g} s"))
+                connection.time_out(limits.read_timeout_s)
         if self._open:
             self._schedule_sweep(loop)
+
+
+def _reason(error: Exception) -> str:
+    """asyncio's text for a failed connect has the address but not the reason; that is in the number."""
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError | socket.gaierror) and error.errno:
+        return os.strerror(error.errno)
+    return str(error) or repr(error)

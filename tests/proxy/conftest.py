@@ -15,7 +15,11 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The upstream client runs on both loops: they differ in what a closing transport allows."""
     asyncio_only = {"asyncio": asyncio.new_event_loop}
-    return {**asyncio_only, "uvloop": uvloop.new_event_loop} if item.path.name.startswith("test_upstream") else asyncio_only
+    return (
+        {**asyncio_only, "uvloop": uvloop.new_event_loop}
+        if item.path.name.startswith("test_upstream")
+        else asyncio_only
+    )
 
 
 @pytest.fixture

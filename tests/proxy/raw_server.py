@@ -12,9 +12,25 @@ from collections.abc import Awaitable, Callable
 STEP_TIMEOUT_S = 5.0
 
 
+async def turns(n: int) -> None:
+    """Let the event loop go round: enough for what is under way on a local socket, without a clock."""
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+async def eventually(reached: Callable[[], bool]) -> None:
+    """Raises TimeoutError."""
+    async with asyncio.timeout(STEP_TIMEOUT_S):
+        while not reached():
+            await turns(1)
+
+
 class Peer:
-    """One accepted connection, seen from the server. `number` counts connections from 0; `gone` is set once the client has
-    closed its side, cleanly or not, also while the script is busy writing."""
+    """One accepted connection, seen from the server.
+
+    `number` counts connections from 0; `gone` is set once the client has closed its side, cleanly or not, also while
+    the script is busy writing.
+    """
 
     def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.number = number
@@ -101,9 +117,7 @@ class RawServer:
 
     async def peer(self, number: int) -> Peer:
         """The connection of that number, once there is one."""
-        async with asyncio.timeout(STEP_TIMEOUT_S):
-            while len(self.peers) <= number:
-                await asyncio.sleep(0)
+        await eventually(lambda: len(self.peers) > number)
         return self.peers[number]
 
     async def stop(self) -> None:
@@ -132,7 +146,9 @@ class RawServer:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, peer: Peer) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # the client left: for the test to judge
+        with contextlib.suppress(
+            asyncio.IncompleteReadError, ConnectionError
+        ):  # the client left: for the test to judge
             await self._script(peer)
         peer.writer.close()
         with contextlib.suppress(ConnectionError, ssl.SSLError):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy import trace_store
 from proxy.trace import PlanTrace, Trace
 from proxy.trace_store import StoreError, TraceStore
 
@@ -136,6 +137,16 @@ def test_a_database_deleted_or_replaced_under_it_is_noticed(tmp_path: Path, repl
         assert "after" in [row["id"] for row in store.latest(9)]  # in a new file, not in the moved one
     else:
         assert store.dropped >= 1
+
+
+def test_the_writer_outlives_a_quiet_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_store, "FLUSH_EVERY_S", 0.001)
+    with _open(tmp_path / "traces.db") as store:
+        _block(store).set()
+        assert store._thread is not None
+        store._thread.join(0.05)  # many flushes of nothing
+        _block(store).set()
+    assert store.written == 2
 
 
 def test_a_path_that_cannot_be_a_database_stops_the_start(tmp_path: Path) -> None:

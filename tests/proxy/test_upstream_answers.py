@@ -142,6 +142,7 @@ async def test_an_answer_before_the_whole_request_was_taken_ends_the_connection(
     """What is left of the request would stand in the way of the next."""
 
     async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
         await peer.send(response(b"too large", status=b"413 Content Too Large"))
         await answered.wait()
         await peer.reader.read()

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
-from raw_server import STEP_TIMEOUT_S, RawServer, Script
+from raw_server import STEP_TIMEOUT_S, RawServer, Script, turns
 
 from proxy.upstream.connection import Exchange, Headers
 from proxy.upstream.errors import UpstreamError
@@ -80,18 +80,6 @@ def send(pool: Pool, on_call: Callable[[str], None] | None = None, request: byte
     recorder = Recorder(on_call)
     recorder.exchange = pool.send(request, recorder)
     return recorder
-
-
-async def turns(n: int) -> None:
-    """Let the event loop go round: enough for what is under way on a local socket, without a clock."""
-    for _ in range(n):
-        await asyncio.sleep(0)
-
-
-async def eventually(reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(STEP_TIMEOUT_S):
-        while not reached():
-            await asyncio.sleep(0)
 
 
 class Rig:

@@ -1,0 +1,77 @@
+"""The planner's choice among backends: kinds, health, load, queues and prices."""
+
+from dataclasses import replace
+
+from planner_tables import SETTINGS, ask, backend, chosen, decide, served
+
+from proxy.controls import Slo
+from proxy.planner import Decision, NoCandidate, choose
+
+
+def test_a_greedy_only_backend_serves_greedy_requests_only() -> None:
+    greedy_only, any_kind = backend("greedy", sampling="greedy", gpu_hour_usd=1), backend("any")
+    sampled = decide(ask(), greedy_only, any_kind)
+    assert (sampled.plan.backend, sampled.dropped, sampled.considered) == (any_kind, {"sampling": 4}, 8)
+    greedy = decide(ask(greedy=True), greedy_only, any_kind)
+    assert (greedy.plan.backend, greedy.plan.strategy) == (greedy_only, "none")
+    assert greedy.plan.predicted.accuracy_lower == 0.62
+    assert choose(ask(), served(greedy_only)) == NoCandidate(4, {"sampling": 4})
+
+
+def test_sick_and_failed_backends_are_left_out_and_counted() -> None:
+    sick, failed, well = backend("sick"), backend("failed"), backend("well", gpu_hour_usd=9999)
+    sick.health.serving = False
+    decision = decide(ask(exclude=frozenset({"failed"})), sick, failed, well)
+    assert (decision.plan.backend, decision.dropped) == (well, {"unhealthy": 4, "failed": 4})
+    asked = ask(exclude=frozenset({"failed"}), pinned=("none", {}))
+    assert choose(asked, served(sick, failed)) == NoCandidate(2, {"unhealthy": 1, "failed": 1})
+
+
+def test_load_moves_the_choice_to_another_backend() -> None:
+    assert decide(ask(Slo(latency_ms=1900)), backend("a"), backend("b", others=20)).plan.backend.name == "a"
+    assert decide(ask(Slo(latency_ms=1900)), backend("a", others=20), backend("b")).plan.backend.name == "b"
+
+
+def test_load_lowers_the_number_of_samples_and_our_own_branches_are_load() -> None:
+    slo = Slo(latency_ms=1900)
+    assert [chosen(slo, backend(others=load)) for load in (0, 8, 12, 16, 200)] == [16, 8, 4, 1, 1]
+    busy = backend()
+    for _ in range(8):
+        busy.gpu_time.enter()
+    assert chosen(slo, busy) == 8
+
+
+def test_a_backend_that_turned_out_slower_is_believed() -> None:
+    slow = backend()
+    for _ in range(50):
+        slow.correction.observe(2.0 * slow.correction.bias, 1.5 * slow.correction.bias)
+    assert chosen(Slo(latency_ms=1900), slow) < 16
+
+
+def test_branches_that_would_queue_are_dropped_but_a_single_one_may_wait() -> None:
+    full = backend(others=4, max_num_seqs=10)
+    decision = decide(ask(), full)
+    assert (decision.plan.branches, decision.dropped) == (4, {"queue": 2})
+    overfull = decide(ask(), backend(others=99, max_num_seqs=10))
+    assert (overfull.plan.branches, overfull.feasible) == (1, True)
+    pinned = decide(ask(pinned=("self-consistency", {"n": 16})), full)
+    assert (pinned.feasible, pinned.gave_up) == (False, ("queue",))
+
+
+def test_under_a_cost_cap_an_unknown_price_does_not_count_as_free() -> None:
+    unpriced, priced = backend("unpriced", gpu_hour_usd=None), backend("priced", gpu_hour_usd=7200)
+    decision = decide(ask(Slo(cost_usd=2.5)), unpriced, priced)
+    assert (decision.plan.backend, decision.plan.branches, decision.dropped) == (priced, 4, {"cost": 6})
+    alone = decide(ask(Slo(cost_usd=2.5, latency_ms=1300)), unpriced)
+    assert (alone.feasible, alone.gave_up, alone.plan.predicted.cost_usd) == (False, ("cost",), None)
+    assert alone.plan.branches == 4  # the other limits still hold, and the objective decides
+
+
+def test_a_choice_among_models_is_made_like_one_among_backends() -> None:
+    large = served(backend("large", gpu_hour_usd=7200), table=tuple(replace(s, accuracy_lower=0.9) for s in SETTINGS))
+    both = served() + large
+    best, cheapest = choose(ask(), both), choose(ask(Slo(objective="cost")), both)
+    assert isinstance(best, Decision)
+    assert isinstance(cheapest, Decision)
+    assert (best.plan.backend.name, best.plan.branches) == ("large", 1)  # all as good: the cheapest of them
+    assert (cheapest.plan.backend.name, cheapest.plan.branches) == ("a", 1)

@@ -1,0 +1,61 @@
+"""What the planner considers when the request pins or limits the strategy."""
+
+import pytest
+from planner_tables import SETTINGS, ask, decide, served, setting
+
+from proxy.controls import Slo
+from proxy.planner import rank
+
+
+def test_a_pinned_setting_of_the_table_is_the_only_candidate() -> None:
+    decision = decide(ask(Slo(latency_ms=100), pinned=("self-consistency", {"n": 8})))
+    assert (decision.plan.branches, decision.considered, decision.gave_up) == (8, 1, ("latency",))
+    assert decision.plan.predicted.accuracy_lower == 0.76
+
+
+@pytest.mark.parametrize(("n", "accuracy_lower"), [(5, 0.70), (7, 0.76), (40, 0.80)])
+def test_a_pinned_setting_that_is_not_in_the_table_is_scaled_from_the_nearest(n: int, accuracy_lower: float) -> None:
+    plan = decide(ask(pinned=("self-consistency", {"n": n, "stop": "all"}))).plan
+    assert (plan.branches, plan.params) == (n, {"n": n, "stop": "all"})
+    assert plan.predicted.latency_ms == pytest.approx(1020 + 50 * n)
+    assert plan.predicted.accuracy_lower == accuracy_lower
+    assert not plan.predicted.prior
+
+
+def test_a_strategy_that_was_never_measured_is_estimated_and_marked_so() -> None:
+    plan = decide(ask(pinned=("theirs", {"n": 4}))).plan
+    assert (plan.strategy, plan.branches, plan.predicted.prior) == ("theirs", 4, True)
+
+
+def test_n_without_a_strategy_leaves_the_strategy_free() -> None:
+    table = (*SETTINGS, setting("first-finish", 8, 0.77, m=3), setting("first-finish", 8, 0.75, m=7))
+    measured = rank(ask(n=8), served(table=table))
+    assert [(plan.strategy, plan.branches) for plan, _ in measured] == [
+        ("first-finish", 8),
+        ("self-consistency", 8),
+        ("first-finish", 8),
+    ]
+    scaled = rank(ask(n=6), served(table=table))
+    assert sorted((plan.strategy, plan.params["n"], plan.params.get("m")) for plan, _ in scaled) == [
+        ("first-finish", 6, 3),
+        ("self-consistency", 6, None),
+    ]
+    fewer = rank(ask(n=2), served(table=table))  # m of 2 cannot be 3 or 7
+    assert [(plan.strategy, plan.branches) for plan, _ in fewer] == [("self-consistency", 2)]
+
+
+def test_a_request_that_may_run_one_branch_runs_none() -> None:
+    decision = decide(ask(single_only="tools"))
+    assert (decision.plan.strategy, decision.considered) == ("none", 1)
+
+
+def test_fewer_branches_than_answers_wanted_are_no_candidates() -> None:
+    decision = decide(ask(Slo(objective="latency"), at_least=5))
+    assert (decision.plan.branches, decision.considered) == (8, 2)
+
+
+def test_a_token_limit_cuts_time_and_what_would_have_been_cut_counts_as_wrong() -> None:
+    table = (setting("none", 1, 0.6, steps=64), *SETTINGS[1:])
+    limited = rank(ask(max_tokens=64), served(table=table))
+    assert {plan.branches: plan.predicted.accuracy_lower for plan, _ in limited} == {1: 0.6, 4: 0, 8: 0, 16: 0}
+    assert max(plan.predicted.latency_ms for plan, _ in limited) == pytest.approx(20 + 64 * (10 + 0.5 * 16))
