@@ -36,7 +36,8 @@ class CellSpec:
 
 
 def small_grid(max_batch: int, max_prompt: int) -> list[CellSpec]:
-    """One connection to `max_batch`, short and longer prompts, distinct and shared: under a minute on a tiny CPU engine."""
+    """One connection to `max_batch`, short and longer prompts, distinct and shared: under a minute on a tiny CPU
+    engine."""
     batches = [b for b in (1, 2, 4, 8, 16, 32) if b <= max_batch]
     short, long = 32, min(384, max_prompt)
     grid = [CellSpec(batch, short, 64, True) for batch in batches]

@@ -4,8 +4,8 @@ For a setting's stored replays (steps X, branch-steps Y, KV-steps Z) and `load` 
 
     T = prefill + X·(c0 + (c_tok + c_kv·κ)·load) + c_tok·Y + c_kv·(Z + prompt·Y)       seconds,
 
-κ being the others' mean context. T is linear in the load but its quantiles are not, so they are tabulated over a grid of loads once and
-interpolated per request. Residual spread of the profile multiplies T as a lognormal factor.
+κ being the others' mean context. T is linear in the load but its quantiles are not, so they are tabulated over a grid
+of loads once and interpolated per request. Residual spread of the profile multiplies T as a lognormal factor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What is assumed where nothing was measured: a stated prior, so that a user without labels gets a sensible choice on day one."""
+"""What is assumed where nothing was measured: a stated prior, so that a user without labels gets a sensible choice
+on day one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The quality table: accuracy of one model on one task for every strategy setting, derived from a stored pool of samples."""
+"""The quality table: accuracy of one model on one task for every strategy setting, derived from a stored pool of
+samples.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ class StoredQuestion(msgspec.Struct, frozen=True):
 class Curve(msgspec.Struct, frozen=True):
     """One strategy setting. `accuracy_lower`: 5th percentile of the bootstrap over questions.
 
-    `steps`, `branch_steps`, `kv_steps`: joint draws (row i of each belongs together) of the setting's work, ordered by steps.
+    `steps`, `branch_steps`, `kv_steps`: joint draws (row i of each belongs together) of the setting's work,
+    ordered by steps.
     """
 
     strategy: str

@@ -1,7 +1,8 @@
-"""Replays a strategy's shape on stored samples: what it would have answered, how long it would have run, what it would have spent.
+"""Replays a strategy's shape on stored samples: what it would have answered, how long it would have run, what it
+would have spent.
 
-All branches of a replay advance one token a step, so branches arrive in the order of their lengths. The replay's work is told in units that any
-backend's step-time model turns into seconds: steps, branch-steps, and KV-token-steps.
+All branches of a replay advance one token a step, so branches arrive in the order of their lengths. The replay's work
+is told in units that any backend's step-time model turns into seconds: steps, branch-steps, and KV-token-steps.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     t_decode = c0 + c_tok·B + c_kv·K          seconds; B running branches, K tokens of KV cache read
     t_prefill = p0 + p_tok·L                  seconds until the first token of L new prompt tokens, on an idle engine
 
-c0 is the weight read plus host work, c_tok the compute of one more branch, c_kv the attention read. A branch's first token costs
-one prefill; n branches with a shared prompt cost one prefill of the prompt and (n−1) of the uncached last block.
+c0 is the weight read plus host work, c_tok the compute of one more branch, c_kv the attention read. A branch's first
+token costs one prefill; n branches with a shared prompt cost one prefill of the prompt and (n−1) of the uncached last
+block.
 """
 
 from __future__ import annotations

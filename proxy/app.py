@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypedDict
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -23,6 +23,12 @@ from proxy.service import Service
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+class State(TypedDict):
+    """What the lifespan hands to the server, and the server to every request."""
+
+    service: Service
+
+
 def build(config: Config) -> ASGIApp:
     """The application for one configuration; its lifespan starts and ends the service."""
     side = _side_routes()
@@ -30,12 +36,11 @@ def build(config: Config) -> ASGIApp:
     hot: dict[str, Handler] = {}
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         service = await Service.start(config)
-        app.state.service = service
         hot.update(dict.fromkeys((*SCALED_PATHS, *RELAYED_PATHS), Handler(service)))
         try:
-            yield
+            yield {"service": service}
         finally:
             await service.aclose()
 
@@ -67,7 +72,7 @@ def _side_routes() -> FastAPI:
 
 
 def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
+    service: Service = request.state.service
     return service
 
 

@@ -57,7 +57,8 @@ async def send_error(send: Send, error: ProxyError, extra: Headers) -> None:
 
 
 class DisconnectWatch:
-    """Calls `on_gone` when the client leaves. Starts listening a little late: most quick answers never need the task."""
+    """Calls `on_gone` when the client leaves. Starts listening a little late: most quick answers never need the
+    task."""
 
     def __init__(self, receive: Receive, on_gone: Callable[[], None]) -> None:
         self._receive = receive

@@ -1,8 +1,9 @@
-"""The profiler's way to an engine: through the proxy's own client and metering, so that what is measured is what will run."""
+"""The profiler's way to an engine: through the proxy's own client and metering, so that what is measured is what
+will run.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,10 +82,3 @@ _STREAMED = {
     "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     "stream_interval": VOTE_STREAM_INTERVAL,
 }
-
-
-async def wait_quiet(backend: Backend, seconds: float = 5.0) -> None:
-    """Until nothing of ours runs there."""
-    async with asyncio.timeout(seconds):
-        while backend.in_flight:
-            await asyncio.sleep(0.05)

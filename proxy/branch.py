@@ -1,8 +1,8 @@
 """One branch: a streamed generation on a backend, from the first byte sent to the last received, metered.
 
-A `BranchStream` is the sink of an exchange: it splits the event stream, keeps the events (the winner's are replayed to the client), reads off
-text, tokens and finish reason, and tells its owner once when it is over. No branch can forget its tokens, time or GPU share: that is done
-here and nowhere else.
+A `BranchStream` is the sink of an exchange: it splits the event stream, keeps the events (the winner's are replayed
+to the client), reads off text, tokens and finish reason, and tells its owner once when it is over. No branch can
+forget its tokens, time or GPU share: that is done here and nowhere else.
 """
 
 from __future__ import annotations

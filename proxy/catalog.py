@@ -1,4 +1,6 @@
-"""What can be chosen from: for every model its backends, and for every backend the predicted settings. Built once, from files."""
+"""What can be chosen from: for every model its backends, and for every backend the predicted settings. Built once,
+from files.
+"""
 
 from __future__ import annotations
 

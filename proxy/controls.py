@@ -1,7 +1,7 @@
 """The controls of one request: three spellings of one thing, read strictly into `Controls`.
 
-A header beats the body's `slo`/`tts` objects, which beat the model suffix (`model@strategy:n`), which beats the server's defaults.
-Whatever is malformed or unknown is an InvalidControl that names it.
+A header beats the body's `slo`/`tts` objects, which beat the model suffix (`model@strategy:n`), which beats the
+server's defaults. Whatever is malformed or unknown is an InvalidControl that names it.
 """
 
 from __future__ import annotations

@@ -1,16 +1,9 @@
 """Every error that a client can be given, as a tree; `envelope` is the one place where it becomes OpenAI's JSON.
 
-ProxyError
-├── InvalidRequest (400)      ── InvalidControl (400, names the control)
-├── Unauthorized (401)
-├── NotFound (404)            ── UnknownModel (404)
-├── MethodNotAllowed (405)
-├── ClientTimeout (408)
-├── BodyTooLarge (413)
-├── Unavailable (503)         ── SloInfeasible (503, before anything was spent)
-├── UpstreamFailed (502)
-├── UpstreamRefused (the backend's own 4xx, its body relayed)
-└── DeadlineExceeded (504)
+ProxyError ├── InvalidRequest (400)      ── InvalidControl (400, names the control) ├── Unauthorized (401) ├──
+NotFound (404)            ── UnknownModel (404) ├── MethodNotAllowed (405) ├── ClientTimeout (408) ├── BodyTooLarge
+(413) ├── Unavailable (503)         ── SloInfeasible (503, before anything was spent) ├── UpstreamFailed (502) ├──
+UpstreamRefused (the backend's own 4xx, its body relayed) └── DeadlineExceeded (504)
 """
 
 from __future__ import annotations

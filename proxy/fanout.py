@@ -1,4 +1,6 @@
-"""The branches of one request: started together, iterated in order of arrival, cut at the deadline, cancelled on leaving."""
+"""The branches of one request: started together, iterated in order of arrival, cut at the deadline, cancelled on
+leaving.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ FINISHED = ("completed", "truncated")
 class Run:
     """One plan being executed: the `strategies.Context` of its strategy, and the record of all that it did.
 
-    `decide_by`: loop time at which arrivals end; None: no deadline. `on_event` gets the payloads of a lone branch as they come.
+    `decide_by`: loop time at which arrivals end; None: no deadline. `on_event` gets the payloads of a lone branch
+    as they come.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """Who used the GPU: time of a backend shared equally among the branches that ran, so that shares sum to busy time.
 
-attributed GPU-seconds of a branch = gpus · ∫ dt / B(t) over its life, B(t) being the branches then running on the backend. The integral is
-kept as one running sum, so that a branch costs two subtractions however many others come and go.
+attributed GPU-seconds of a branch = gpus · ∫ dt / B(t) over its life, B(t) being the branches then running on the
+backend. The integral is kept as one running sum, so that a branch costs two subtractions however many others come and
+go.
 """
 
 from __future__ import annotations

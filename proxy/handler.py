@@ -1,4 +1,6 @@
-"""One request's life: read, understand, pass through or scale, answer, trace. The hot routes are raw ASGI; see docs/architecture.md."""
+"""One request's life: read, understand, pass through or scale, answer, trace. The hot routes are raw ASGI; see
+docs/architecture.md.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """`paretoproxy up`: starts the engines that the configuration describes, shows their progress, and stops them together.
 
-Every engine is a process group of its own, so that its workers end with it; whatever ends us (Ctrl-C, SIGTERM, a failed start) ends them all.
+Every engine is a process group of its own, so that its workers end with it; whatever ends us (Ctrl-C, SIGTERM, a
+failed start) ends them all.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ START_TIMEOUT_S = 900.0
 STOP_TIMEOUT_S = 20.0
 LOG_TAIL_LINES = 15
 
-# Engines on one host share nothing with the outside: no hub, no telemetry. SLEEP_WHEN_IDLE stops a tensor-parallel engine from spinning.
+# Engines on one host share nothing with the outside: no hub, no telemetry. SLEEP_WHEN_IDLE stops a tensor-parallel
+# engine from spinning.
 _ENGINE_ENV = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -91,7 +93,8 @@ def _spec(model: str, backend: BackendConfig, python: str, log_folder: Path, bin
 def assign_cores(ranks: Sequence[int], cores: Sequence[int]) -> list[str]:
     """CPU cores per engine, one per rank, as vLLM's CPU build wants them ("0|1").
 
-    Disjoint where there are enough, with two left for the API servers and the proxy; else shared in turn, and engines contend.
+    Disjoint where there are enough, with two left for the API servers and the proxy; else shared in turn, and
+    engines contend.
     """
     wanted = sum(ranks)
     pool = list(cores[2:]) if len(cores) >= wanted + 2 else list(cores)

@@ -1,4 +1,6 @@
-"""What a request cost, accounted in several ways (contracts §8). A price that is unknown is null with a reason, never zero."""
+"""What a request cost, accounted in several ways (contracts §8). A price that is unknown is null with a reason,
+never zero.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Ledgers(msgspec.Struct, frozen=True):
 
 
 def of_request(backend: Backend | None, attributed_gpu_s: float, wall_s: float, tokens: int) -> Ledgers:
-    """`attributed_gpu_s`: the branches' shares, losers included; `wall_s`: from the first branch's start to the last's end."""
+    """`attributed_gpu_s`: the branches' shares, losers included; `wall_s`: from the first branch's start to the
+    last's end."""
     if backend is None:
         nothing = Amount(reason="no backend was used")
         return Ledgers(nothing, nothing, nothing, nothing, None)

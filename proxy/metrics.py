@@ -1,4 +1,6 @@
-"""The proxy's own metrics, in a registry of its own, under `paretoproxy_*`, with label values bounded by the configuration."""
+"""The proxy's own metrics, in a registry of its own, under `paretoproxy_*`, with label values bounded by the
+configuration.
+"""
 
 from __future__ import annotations
 

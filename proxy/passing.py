@@ -13,7 +13,7 @@ from proxy.backend import Backend
 from proxy.call import Call
 from proxy.catalog import Served
 from proxy.errors import Unavailable, UpstreamFailed
-from proxy.relay import NothingSent, RelaySink, relay
+from proxy.relay import CutShort, NothingSent, RelaySink, relay
 from proxy.scale import Exchange
 from proxy.service import Service
 from proxy.trace import BranchTrace, PlanTrace, Trace
@@ -85,7 +85,7 @@ async def _metered(
         sink = await relay(backend, request, exchange.receive, exchange.send, extra, may_retry=may_retry)
         outcome = "completed" if sink.status < 400 else "failed"
         trace.status = sink.status
-    except NothingSent as failure:
+    except (NothingSent, CutShort) as failure:
         error = str(failure)
         raise
     except BaseException:
@@ -113,7 +113,8 @@ async def _metered(
 
 
 class _Finish:
-    """Reads the usage off the answer's tail and prices the request: in the trace writer's thread, not in the request's way."""
+    """Reads the usage off the answer's tail and prices the request: in the trace writer's thread, not in the
+    request's way."""
 
     def __init__(self, backend: Backend, sink: RelaySink | None, wall_s: float) -> None:
         self._backend = backend

@@ -1,8 +1,9 @@
 """Which plan? The one place where backend, strategy and sample count are chosen together.
 
-Inputs: the SLO and pins of the request, its prompt length, the tables of its model, the backends' load now. Output: a `Decision` with the plan, the
-predictions, and how many candidates each constraint dropped. Without an SLO every plan is feasible and the objective alone decides. Without a
-profile or a quality table the tables hold a stated prior, and the plan says so.
+Inputs: the SLO and pins of the request, its prompt length, the tables of its model, the backends' load now. Output: a
+`Decision` with the plan, the predictions, and how many candidates each constraint dropped. Without an SLO every plan
+is feasible and the objective alone decides. Without a profile or a quality table the tables hold a stated prior, and
+the plan says so.
 """
 
 from __future__ import annotations
@@ -217,7 +218,8 @@ def _best(candidates: Candidates, rows: np.ndarray, objective: str) -> int:
 
 
 def _allowed(served: Served, ask: Ask) -> tuple[Sequence[Setting], np.ndarray | None]:
-    """The settings to consider, and which of them the request's own nature and pins allow (None: all, made to measure)."""
+    """The settings to consider, and which of them the request's own nature and pins allow (None: all, made to
+    measure)."""
     settings = served.settings(ask.task, ask.max_tokens)
     if ask.pinned is not None:
         return [_pinned_setting(settings, *ask.pinned, greedy=ask.greedy)], None

@@ -1,4 +1,6 @@
-"""Background probes: each backend's /health, and its load from /metrics. One task per backend, so that a hung one stalls only itself."""
+"""Background probes: each backend's /health, and its load from /metrics. One task per backend, so that a hung one
+stalls only itself.
+"""
 
 from __future__ import annotations
 

@@ -119,7 +119,8 @@ async def _pump(sink: RelaySink, send: Send, extra: Headers, may_retry: bool) ->
             raise NothingSent(str(sink.error or f"it answered {sink.status}"))
         if not started:
             started = True
-            headers = [*returned_headers(sink.headers), *extra]
+            own = {name for name, _ in extra}
+            headers = [*(line for line in returned_headers(sink.headers) if line[0] not in own), *extra]
             await send({"type": "http.response.start", "status": sink.status, "headers": headers})
         data, ended = sink.take(), sink.ended
         if data or ended:

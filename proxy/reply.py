@@ -56,7 +56,8 @@ def whole(winners: Sequence[BranchStream], chat: bool, usage: Usage, trace_id: s
 
 
 def _merge(deltas: list[dict[str, Any]], chat: bool) -> dict[str, Any]:
-    """Streamed choices into one: text is joined, tool calls by index, logprobs concatenated, else the last value holds."""
+    """Streamed choices into one: text is joined, tool calls by index, logprobs concatenated, else the last value
+    holds."""
     choice: dict[str, Any] = {"logprobs": None}
     message: dict[str, Any] = {"role": "assistant", "content": None}
     text: list[str] = []

@@ -39,7 +39,8 @@ from strategies.base import Outcome
 
 @dataclass(slots=True)
 class Exchange:
-    """One client's request as the server holds it. `arrived_at`: time.monotonic(); `finish`: work left for the trace's writer."""
+    """One client's request as the server holds it. `arrived_at`: time.monotonic(); `finish`: work left for the
+    trace's writer."""
 
     call: Call
     receive: Receive
@@ -51,7 +52,8 @@ class Exchange:
 
 @dataclass(slots=True)
 class Executed:
-    """A plan that was run, and what its strategy decided. `winners`: best first; `cut`: one had to be cut unfinished."""
+    """A plan that was run, and what its strategy decided. `winners`: best first; `cut`: one had to be cut
+    unfinished."""
 
     decision: Decision
     run: Run
@@ -110,10 +112,10 @@ def _decide(ask: Ask, models: Sequence[Served], note: str | None, trace: Trace) 
     note_plan(trace, decision, note)
     if ask.slo.strict and not decision.feasible:
         best = decision.plan.predicted
+        dropped = ", ".join(f"{count} dropped by {limit}" for limit, count in decision.dropped.items())
         raise SloInfeasible(
-            f"No plan meets the SLO now: {', '.join(f'{n} dropped by {limit}' for limit, n in decision.dropped.items())}. "
-            f"The nearest is predicted to take {best.latency_ms:.0f} ms at the {models[0].percentile:.0%} percentile "
-            f"with an accuracy of at least {best.accuracy_lower:.2f}.",
+            f"No plan meets the SLO now: {dropped}. The nearest is predicted to take {best.latency_ms:.0f} ms at the "
+            f"{models[0].percentile:.0%} percentile with an accuracy of at least {best.accuracy_lower:.2f}.",
             retry_after_s=1,
         )
     return decision

@@ -89,13 +89,15 @@ class Trace(msgspec.Struct):
 
 
 def new_id() -> str:
-    """32 hex digits: milliseconds since 1970, then 80 random bits. In order of time, so that the store's index only grows
+    """32 hex digits: milliseconds since 1970, then 80 random bits. In order of time, so that the store's index
+    only grows
     at its end: random ids made every insert four times as dear."""
     return f"{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}"
 
 
 def ids(headers: list[tuple[bytes, bytes]]) -> tuple[str, str]:
-    """(trace id, request id): the caller's `traceparent` and `x-request-id` where they are well-formed, else new ones."""
+    """(trace id, request id): the caller's `traceparent` and `x-request-id` where they are well-formed, else new
+    ones."""
     trace_id = request_id = None
     for name, value in headers:
         if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):

@@ -1,6 +1,7 @@
 """Traces in SQLite, written by one thread off the hot path, through a bounded queue that never blocks a request.
 
-When the queue is full, or the disk refuses, the trace is dropped, counted (`dropped`, on /metrics) and said in the log: never silently.
+When the queue is full, or the disk refuses, the trace is dropped, counted (`dropped`, on /metrics) and said in the
+log: never silently.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from proxy.trace import Trace
 log = logging.getLogger("paretoproxy.traces")
 
 FLUSH_EVERY_S = 0.1
-# The writer holds the interpreter for one batch's encoding, under a millisecond; SQLite then works without it, because a batch is one statement.
+# The writer holds the interpreter for one batch's encoding, under a millisecond; SQLite then works without it,
+# because a batch is one statement.
 BATCH = 64
 BATCHES_PER_COMMIT = 16
 # Filters read the record itself: a column that is stored would be paid for by every request.
@@ -48,7 +50,8 @@ class StoreError(Exception):
 
 
 class TraceStore:
-    """`record` is safe from the event loop; the thread is started by `start` and joined by `close`, which writes what is queued."""
+    """`record` is safe from the event loop; the thread is started by `start` and joined by `close`, which writes
+    what is queued."""
 
     def __init__(self, path: Path | None, queue_size: int) -> None:
         self._path = path
@@ -73,7 +76,8 @@ class TraceStore:
         self._thread.start()
 
     def record(self, trace: Trace, finish: Finish | None = None) -> None:
-        """Queue a finished trace. `finish` runs in the writer's thread first: work that the request need not wait for."""
+        """Queue a finished trace. `finish` runs in the writer's thread first: work that the request need not wait
+        for."""
         if self._path is None:
             return
         if self._stop.is_set():
@@ -151,7 +155,8 @@ class TraceStore:
 
 
 class _Writer:
-    """The writing connection. A file that was moved or replaced is opened anew: SQLite would write on to the old one."""
+    """The writing connection. A file that was moved or replaced is opened anew: SQLite would write on to the old
+    one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

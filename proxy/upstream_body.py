@@ -22,7 +22,8 @@ def relayed(call: Call, model: str) -> bytes:
 
 
 def branch(call: Call, model: str, *, live: bool) -> bytes:
-    """One branch of a scaled request: streamed, one choice, counted. `live`: its chunks go to the client as they come."""
+    """One branch of a scaled request: streamed, one choice, counted. `live`: its chunks go to the client as they
+    come."""
     members = call.members()
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     members["stream"] = _TRUE

@@ -1,7 +1,8 @@
 """What a strategy is, and all that it may know: the contract on one screen.
 
-A strategy asks its context for branches and returns which of them answer the request. It never sees HTTP, a clock, a backend or a
-price: the context meters every branch, ends the arrivals at the deadline, and cancels what is left when the strategy leaves.
+A strategy asks its context for branches and returns which of them answer the request. It never sees HTTP, a clock, a
+backend or a price: the context meters every branch, ends the arrivals at the deadline, and cancels what is left when
+the strategy leaves.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Context(Protocol):
     def sample(self, count: int) -> AbstractAsyncContextManager[AsyncIterator[Branch]]:
         """Start `count` branches together; iterate over those that finish, in order of arrival.
 
-        The iteration ends when no branch is left or the deadline has come; a failed branch just never arrives. Leaving the
+        The iteration ends when no branch is left or the deadline has come; a failed branch just never arrives.
+        Leaving the
         context cancels the branches still running.
         """
         ...

@@ -1,7 +1,7 @@
 """`self-consistency` (arXiv 2203.11171): sample n answers together, answer with the most frequent one.
 
-All branches start at once, so that the backend's prefix cache serves them and the wall time is that of one wave; the vote is tested at
-every arrival and the rest is cancelled as soon as the stop rule holds.
+All branches start at once, so that the backend's prefix cache serves them and the wall time is that of one wave; the
+vote is tested at every arrival and the rest is cancelled as soon as the stop rule holds.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ class FirstArrivals:
 class BetaLead:
     """Adaptive-Consistency's Beta rule (arXiv 2305.11860): stop when the leader beats the runner-up with `confidence`.
 
-    With v1 and v2 votes for the two, the chance that the leader is the more frequent answer is 1 − I_½(v1+1, v2+1). It also
+    With v1 and v2 votes for the two, the chance that the leader is the more frequent answer is 1 − I_½(v1+1,
+    v2+1). It also
     stops when the branches still out could not overturn the lead.
     """
 

@@ -1,8 +1,8 @@
 """The fake that strategies are tested on: a scripted sampler with a virtual clock. Nothing here sleeps.
 
-sampler = ScriptedSampler([finishes("7", 30), finishes("7", 50), fails(at_s=10)], deadline_s=40)
-outcome = await MyStrategy(params).run(sampler)
-assert outcome.ranking == (0,) and sampler.decided_at_s == 40 and sampler.cancelled == {1: 40}
+sampler = ScriptedSampler([finishes("7", 30), finishes("7", 50), fails(at_s=10)], deadline_s=40) outcome = await
+MyStrategy(params).run(sampler) assert outcome.ranking == (0,) and sampler.decided_at_s == 40 and sampler.cancelled ==
+{1: 40}
 """
 
 from __future__ import annotations

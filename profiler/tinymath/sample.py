@@ -1,10 +1,11 @@
 """Answers of a built-in model sampled with transformers: minutes on one GPU for what takes CPU engines hours.
 
     python -m profiler.tinymath.sample --weights profiler/tinymath/weights/s --out s.texts.jsonl
-    paretoproxy quality --config examples/demo-fleet.yaml --task tinymath --model tinymath-s --texts s.texts.jsonl --out DIR
+    paretoproxy quality --config examples/demo-fleet.yaml --task tinymath --model tinymath-s --texts s.texts.jsonl
+    --out DIR
 
-One line a question: {"question", "prompt_tokens", "greedy": [text, tokens, finish], "samples": [[text, tokens, finish], …]}. That real engines
-give the same accuracy is tested on each engine of the demo fleet (tests/real).
+One line a question: {"question", "prompt_tokens", "greedy": [text, tokens, finish], "samples": [[text, tokens,
+finish], …]}. That real engines give the same accuracy is tested on each engine of the demo fleet (tests/real).
 """
 
 from __future__ import annotations

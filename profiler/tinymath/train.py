@@ -1,7 +1,7 @@
 """Train a tiny Qwen3-architecture reasoner on the built-in task: python -m profiler.tinymath.train --help.
 
-Needs the `train` extra (torch, transformers). The schedule follows the wall clock, so two runs never give
-quite the same weights.
+Needs the `train` extra (torch, transformers). The schedule follows the wall clock, so two runs never give quite the
+same weights.
 """
 
 import argparse

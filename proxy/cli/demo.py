@@ -37,7 +37,7 @@ def command(config_path: Path, engine_python: str | None, reprofile: bool, once:
 
 async def _demo(config_path: Path, config: Config, python: str | None, reprofile: bool, once: bool) -> None:
     stopped = stop_event()
-    logs = Path(".demo/logs").resolve()
+    logs = Path.cwd() / ".demo/logs"
     cores = usable_cores()
     wanted = specs(config, engine_python(python), logs, cores)
     _say_what_this_machine_shows(config, cores)

@@ -107,21 +107,23 @@ class _Job:
             if texts is None:
                 await self._sample(left, EngineBench(backend), equivalence, len(questions) - len(left))
             else:
-                await self._import(texts, left, equivalence)
+                await self._import(texts.name, texts.read_bytes().splitlines(), left, equivalence)
         finally:
             await equivalence.aclose()
             await backend.pool.aclose()
         self._derive(texts.name if texts is not None else backend.name)
 
-    async def _import(self, texts: Path, left: Sequence[TaskQuestion], equivalence: MathVerifyPool) -> None:
+    async def _import(
+        self, source: str, lines: Sequence[bytes], left: Sequence[TaskQuestion], equivalence: MathVerifyPool
+    ) -> None:
         """Texts that were generated elsewhere (see profiler.tinymath.sample for the format)."""
         wanted = {question.question: question for question in left}
         with self._lines.open("ab") as file:
-            for number, line in enumerate(texts.read_bytes().splitlines(), 1):
+            for number, line in enumerate(lines, 1):
                 try:
                     row = msgspec.json.decode(line, type=_Texts)
                 except msgspec.DecodeError as error:
-                    raise quality_file.QualityError(f"{texts}:{number}: {error}") from error
+                    raise quality_file.QualityError(f"{source}:{number}: {error}") from error
                 question = wanted.get(row.question)
                 if question is not None:
                     stored = await sampling.store(

@@ -23,7 +23,7 @@ def command(config_path: Path, engine_python: str | None, logs: Path) -> None:
 
 async def _up(config: Config, python: str | None, logs: Path) -> None:
     cores = usable_cores()
-    wanted = specs(config, engine_python(python), logs.resolve(), cores)
+    wanted = specs(config, engine_python(python), Path.cwd() / logs, cores)
     ranks = [backend.tensor_parallel_size for backend in config.backends() if backend.launch]
     if not cores_suffice(ranks, cores):
         click.echo(f"{len(cores)} cores for {sum(ranks)} ranks: engines share cores and slow each other down")

@@ -1,25 +1,30 @@
-"""Event loops for the async tests here, and the rig of the upstream client's tests."""
+"""Event loops for the async tests here, the rig of the upstream client's tests, and the fleet of the proxy's."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 
 import pytest
 import uvloop
+from http_rig import Fleet
 from upstream_rig import Rig
+
+_ON_UVLOOP = ("test_http_client_leaves", "test_http_backend_dies", "test_http_streaming", "test_http_backpressure")
 
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The upstream client runs on both loops: they differ in what a closing transport allows."""
-    asyncio_only = {"asyncio": asyncio.new_event_loop}
-    return (
-        {**asyncio_only, "uvloop": uvloop.new_event_loop}
-        if item.path.name.startswith("test_upstream")
-        else asyncio_only
-    )
+    """The upstream client runs on both loops: they differ in what a closing transport allows. What `serve` runs on is
+    uvloop, so the tests of leaving clients, dying backends and streams run there."""
+    loops = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    name = item.path.name
+    if name.startswith("test_upstream"):
+        return loops
+    wanted = "uvloop" if name.startswith(_ON_UVLOOP) else "asyncio"
+    return {wanted: loops[wanted]}
 
 
 @pytest.fixture
@@ -27,3 +32,10 @@ async def rig() -> AsyncIterator[Rig]:
     rig = Rig()
     yield rig
     await rig.close()
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    fleet = Fleet(tmp_path)
+    yield fleet
+    await fleet.close()

