@@ -19,6 +19,7 @@ from scipy.special import ndtri
 
 from profiler.profile_file import Profile
 from profiler.quality_file import Curve
+from profiler.steptime import KV_BLOCK_TOKENS
 
 LOADS = np.array([0.0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
 
@@ -85,7 +86,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Arrays over settings, (settings,): seconds, and GPU-seconds of the attributed ledger per GPU."""
+    """Arrays (backends, settings): seconds, and `busy_s`: seconds of the backend's time that the plan is charged."""
 
     median_s: np.ndarray
     tail_s: np.ndarray
@@ -95,50 +96,70 @@ class Prediction:
 
 
 class LatencyTable:
-    """All settings of one model on one backend. Building costs milliseconds, a prediction tens of microseconds."""
+    """All settings of one model on all its backends. Building takes milliseconds a backend, a prediction microseconds.
 
-    def __init__(self, profile: Profile, settings: Sequence[Setting], percentile: float, context_tokens: float) -> None:
-        step = profile.step_time
-        self._step = step
-        self._context_tokens = context_tokens
+    `branches`, `accuracy_lower`, `mean_branch_steps`: (settings,).
+    """
+
+    def __init__(
+        self, profiles: Sequence[Profile], settings: Sequence[Setting], percentile: float, context_tokens: float
+    ) -> None:
+        steps = [profile.step_time for profile in profiles]
+        column = (len(profiles), 1)
+        self._c0 = np.array([step.c0_s for step in steps]).reshape(column)
+        self._c_tok = np.array([step.c_tok_s for step in steps]).reshape(column)
+        self._c_kv = np.array([step.c_kv_s for step in steps]).reshape(column)
+        self._p0 = np.array([step.p0_s for step in steps]).reshape(column)
+        self._p_tok = np.array([step.p_tok_s for step in steps]).reshape(column)
+        self._per_other = self._c_tok + self._c_kv * context_tokens
+        sigma = np.array([profile.residual_sigma for profile in profiles]).reshape(column)
+        self._spread = np.exp(sigma * ndtri(percentile))
         self.branches = np.array([setting.branches for setting in settings], float)
+        self.accuracy_lower = np.array([setting.accuracy_lower for setting in settings])
         self.mean_branch_steps = np.array([setting.branch_steps.mean() for setting in settings])
-        self._spread = float(np.exp(profile.residual_sigma * ndtri(percentile)))
-        shape = (len(settings), len(LOADS))
-        self._median, self._tail, self._busy = np.empty(shape), np.empty(shape), np.empty(shape)
-        for row, setting in enumerate(settings):
-            self._fill(row, setting, profile.residual_sigma, percentile)
+        self._shared_prompt = (self.branches - 1) * KV_BLOCK_TOKENS
+        self._row = np.arange(len(profiles))
+        # Per backend and load: median and tail latency and own share, of each setting. One array: one look-up.
+        self._tabulated = np.empty((len(profiles), len(LOADS), 3, len(settings)))
+        for b, profile in enumerate(profiles):
+            for s, setting in enumerate(settings):
+                self._fill(b, s, profile, setting, percentile)
 
-    def _fill(self, row: int, setting: Setting, sigma: float, percentile: float) -> None:
-        step, x = self._step, setting.steps
+    def _fill(self, b: int, s: int, profile: Profile, setting: Setting, percentile: float) -> None:
+        step, x = profile.step_time, setting.steps
         own = step.c_tok_s * setting.branch_steps + step.c_kv_s * setting.kv_steps
-        others = np.maximum(LOADS[:, None], 0) * (step.c_tok_s + step.c_kv_s * self._context_tokens)
+        others = LOADS[:, None] * float(self._per_other[b, 0])
         seconds = x * (step.c0_s + others) + own  # (loads, replays)
         # The residual spread as equally likely factors, paired with the replays in an order of their own.
         ranks = np.random.default_rng(len(x)).permutation(len(x))
+        sigma = profile.residual_sigma * _extrapolation(profile, setting)
         noisy = seconds * np.exp(sigma * ndtri((ranks + 0.5) / len(x)))
-        self._median[row] = np.quantile(noisy, 0.5, axis=1)
-        self._tail[row] = np.quantile(noisy, percentile, axis=1)
+        self._tabulated[b, :, :2, s] = np.quantile(noisy, (0.5, percentile), axis=1).T
         active = (setting.branch_steps / np.maximum(x, 1)).mean()
-        self._busy[row] = seconds.mean(axis=1) * active / (active + LOADS)
+        self._tabulated[b, :, 2, s] = seconds.mean(axis=1) * active / (active + LOADS)
 
-    def predict(self, load: float, prompt_tokens: float, bias: float = 1.0) -> Prediction:
-        """`load`: branches of others now running; `bias`: measured over predicted latency, lately."""
-        step = self._step
-        at = float(np.clip(load, 0, LOADS[-1]))
-        low = min(int(np.searchsorted(LOADS, at, side="right")) - 1, len(LOADS) - 2)
-        weight = (at - LOADS[low]) / (LOADS[low + 1] - LOADS[low])
-        others_s = at * (step.c_tok_s + step.c_kv_s * self._context_tokens)
-        prefill = step.p0_s + step.p_tok_s * (prompt_tokens + (self.branches - 1) * 16) + others_s
-        extra = prefill + step.c_kv_s * prompt_tokens * self.mean_branch_steps
-        median = (self._median[:, low] * (1 - weight) + self._median[:, low + 1] * weight + extra) * bias
-        tail = self._tail[:, low] * (1 - weight) + self._tail[:, low + 1] * weight
-        busy = self._busy[:, low] * (1 - weight) + self._busy[:, low + 1] * weight
-        tpot = step.c0_s + step.c_tok_s * self.branches + others_s
+    def predict(self, loads: np.ndarray, prompt_tokens: float, bias: np.ndarray) -> Prediction:
+        """`loads`: branches of others now running, (backends,); `bias`: measured over predicted latency lately,
+        (backends,)."""
+        at = np.minimum(np.maximum(loads, 0.0), LOADS[-1])
+        low = np.minimum(LOADS.searchsorted(at, side="right") - 1, len(LOADS) - 2)
+        weight = ((at - LOADS[low]) / (LOADS[low + 1] - LOADS[low]))[:, None, None]
+        factor, busy_with = bias[:, None], at[:, None]
+        below = self._tabulated[self._row, low]
+        tabulated = below + (self._tabulated[self._row, low + 1] - below) * weight  # (backends, 3, settings)
+        others_s = busy_with * self._per_other
+        prefill = self._p0 + self._p_tok * (prompt_tokens + self._shared_prompt) + others_s
+        extra = prefill + self._c_kv * prompt_tokens * self.mean_branch_steps
+        spread = self._spread * factor
         return Prediction(
-            median_s=median,
-            tail_s=(tail + extra * self._spread) * bias,
-            busy_s=(busy + extra * self.branches / (self.branches + at)) * bias,
-            ttft_s=prefill * self._spread * bias,
-            tpot_s=tpot * self._spread * bias,
+            median_s=(tabulated[:, 0] + extra) * factor,
+            tail_s=tabulated[:, 1] * factor + extra * spread,
+            busy_s=(tabulated[:, 2] + extra * (self.branches / (self.branches + busy_with))) * factor,
+            ttft_s=prefill * spread,
+            tpot_s=(self._c0 + self._c_tok * self.branches + others_s) * spread,
         )
+
+
+def _extrapolation(profile: Profile, setting: Setting) -> float:
+    """By how much the spread widens outside what was measured: once more for every doubling beyond the largest batch."""
+    return 1.0 + max(0.0, float(np.log2(setting.branches / profile.range.max_batch)))

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from proxy.asgi import Receive, Scope, Send
+from proxy.asgi import Receive, Scope, Send, read_body
+from proxy.authorization import authorize
 from proxy.config import Config
 from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, envelope
 from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
@@ -57,14 +58,15 @@ def build(config: Config) -> ASGIApp:
 
 def _side_routes() -> FastAPI:
     app = FastAPI(title="paretoproxy", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    key = [Depends(_authorized)]
     app.get("/health")(_health)
     app.get("/ready")(_ready)
     app.get("/metrics")(_metrics)
-    app.get("/v1/models")(_models)
-    app.get("/v1/models/{name:path}")(_model)
-    app.post("/v1/plan")(_plan)
-    app.get("/v1/traces")(_traces)
-    app.get("/v1/traces/{trace_id}")(_trace)
+    app.get("/v1/models", dependencies=key)(_models)
+    app.get("/v1/models/{name:path}", dependencies=key)(_model)
+    app.post("/v1/plan", dependencies=key)(_plan)
+    app.get("/v1/traces", dependencies=key)(_traces)
+    app.get("/v1/traces/{trace_id}", dependencies=key)(_trace)
     app.add_exception_handler(ProxyError, _as_envelope)
     app.add_exception_handler(HTTPException, _as_envelope)
     app.add_exception_handler(RequestValidationError, _as_envelope)
@@ -74,6 +76,10 @@ def _side_routes() -> FastAPI:
 def _service(request: Request) -> Service:
     service: Service = request.state.service
     return service
+
+
+async def _authorized(request: Request) -> None:
+    authorize(_service(request).api_keys, request.headers.raw)
 
 
 async def _health() -> dict[str, str]:
@@ -111,7 +117,9 @@ async def _model(request: Request, name: str) -> dict[str, Any]:
 
 async def _plan(request: Request) -> Response:
     """The ranked candidates for a chat completion with these headers and body; nothing is sent to a backend."""
-    view = await plan_view(_service(request), request.headers.raw, await request.body())
+    service, headers = _service(request), request.headers.raw
+    body = await read_body(headers, request.receive, service.config.server.max_body_bytes)
+    view = await plan_view(service, headers, body)
     return JSONResponse(view)
 
 

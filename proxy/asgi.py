@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from proxy.errors import BodyTooLarge, ClientGone, InvalidRequest, ProxyError
 from proxy.upstream.connection import Headers
@@ -13,6 +13,7 @@ Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[Message], Any]
+T = TypeVar("T")
 
 JSON = (b"content-type", b"application/json")
 WATCH_AFTER_S = 0.02  # an answer within this time needs no watcher; leaves 80 ms to notice a client that left
@@ -60,7 +61,7 @@ class DisconnectWatch:
     """Calls `on_gone` when the client leaves. Starts listening a little late: most quick answers never need the
     task."""
 
-    def __init__(self, receive: Receive, on_gone: Callable[[], None]) -> None:
+    def __init__(self, receive: Receive, on_gone: Callable[[], object]) -> None:
         self._receive = receive
         self._on_gone = on_gone
         self._task: asyncio.Task[None] | None = None
@@ -85,3 +86,16 @@ class DisconnectWatch:
             pass
         self.gone = True
         self._on_gone()
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client leaves. Raises ClientGone and what `work` raises."""
+    task = asyncio.get_running_loop().create_task(work)
+    with DisconnectWatch(receive, task.cancel) as watch:
+        try:
+            return await task
+        except asyncio.CancelledError:
+            task.cancel()
+            if watch.gone:
+                raise ClientGone from None
+            raise

@@ -26,6 +26,7 @@ class Question:
 
 def question(call: Call, models: Sequence[Served], registry: Registry, prompt_tokens: float) -> Question:
     """Raises InvalidControl or InvalidRequest."""
+    _check_prompt(call)
     controls = call.controls
     task = _task(controls, models)
     answers = _answers(call, task, models)
@@ -36,7 +37,7 @@ def question(call: Call, models: Sequence[Served], registry: Registry, prompt_to
     else:
         answers = answers or "math"  # pinned without a task: the last boxed, stated or numeric answer votes
         _check_needs(call, registry, pinned[0], controls)
-    _check_n(call, pinned, registry, single=note is not None)
+    _check_n(call, pinned, registry, note)
     ask = Ask(
         slo=controls.slo,
         task=task,
@@ -50,6 +51,13 @@ def question(call: Call, models: Sequence[Served], registry: Registry, prompt_to
         single_only=note,
     )
     return Question(ask, answers, note)
+
+
+def _check_prompt(call: Call) -> None:
+    """A list of token ids is one prompt; a list of prompts asks for an answer to each, which no vote keeps apart."""
+    prompt = None if call.chat else call.decoded().get("prompt")
+    if isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int):
+        raise InvalidRequest("prompt: several prompts at once cannot be scaled; send each alone", param="prompt")
 
 
 def _task(controls: Controls, models: Sequence[Served]) -> str | None:
@@ -106,11 +114,15 @@ def _check_needs(call: Call, registry: Registry, name: str, controls: Controls) 
         raise InvalidControl("x-tts-strategy", f"{name} needs sampling; the request's temperature is 0")
 
 
-def _check_n(call: Call, pinned: tuple[str, dict[str, object]] | None, registry: Registry, *, single: bool) -> None:
-    wanted = call.answers_wanted
+def _check_n(call: Call, pinned: tuple[str, dict[str, object]] | None, registry: Registry, note: str | None) -> None:
+    wanted, n = call.answers_wanted, call.controls.n
+    if pinned is None and n is not None and n > 1 and note is not None:
+        raise InvalidControl("x-tts-n", f"{n} branches cannot run: {note}")
+    if n is not None and n < wanted:
+        raise InvalidControl("x-tts-n", f"{n} branches cannot give the {wanted} answers that `n` asks for")
     if wanted == 1:
         return
-    branches = registry.build(*pinned).shape().branches if pinned else 1 if single else wanted
+    branches = registry.build(*pinned).shape().branches if pinned else 1 if note is not None else wanted
     if branches < wanted:
         raise InvalidRequest(
             f"n: {wanted} answers were asked for, but the strategy runs {branches} branches; raise x-tts-n", param="n"

@@ -58,6 +58,7 @@ class Backend:
     metric_missing: str | None = None
     correction: Correction = field(default_factory=Correction)
     api_key: str | None = None
+    tokenizes: bool = True
 
     @property
     def name(self) -> str:

@@ -59,34 +59,24 @@ class StreamFault(UpstreamError):
 class BranchStream:
     """State of one branch; times are in the clock's seconds. `events`: the payloads, in order, without [DONE]."""
 
-    __slots__ = (
-        "_body",
-        "_clock",
-        "_done",
-        "_done_seen",
-        "_on_event",
-        "_on_over",
-        "_pieces",
-        "_splitter",
-        "_status",
-        "backend",
-        "cached_tokens",
-        "completion_tokens",
-        "ended_at",
-        "error",
-        "events",
-        "exchange",
-        "finish_reason",
-        "first_token_at",
-        "gpu_seconds",
-        "index",
-        "mark",
-        "prompt_tokens",
-        "refusal",
-        "score",
-        "started_at",
-        "state",
-    )
+    # Class-level defaults, not slots: sixteen of these are made per request, and most never change most of these.
+    state: BranchState = "running"
+    finish_reason: str | None = None
+    prompt_tokens = 0
+    cached_tokens: int | None = None
+    completion_tokens = 0
+    first_token_at: float | None = None
+    ended_at: float | None = None
+    gpu_seconds = 0.0
+    error: UpstreamError | None = None
+    refusal: tuple[int, bytes] | None = None
+    score: float | None = None
+    answer: str | None = None
+    exchange: Exchange | None = None
+    _status = 0
+    _body = b""
+    _done_seen = False
+    _done = False
 
     def __init__(
         self,
@@ -98,28 +88,12 @@ class BranchStream:
     ) -> None:
         self.index = index
         self.backend = backend
-        self.state: BranchState = "running"
         self.events: list[bytes] = []
-        self.finish_reason: str | None = None
-        self.prompt_tokens = 0
-        self.cached_tokens: int | None = None
-        self.completion_tokens = 0
-        self.first_token_at: float | None = None
-        self.ended_at: float | None = None
-        self.gpu_seconds = 0.0
-        self.error: UpstreamError | None = None
-        self.refusal: tuple[int, bytes] | None = None
-        self.score: float | None = None
-        self.exchange: Exchange | None = None
         self._clock = clock
         self._on_over = on_over
         self._on_event = on_event
         self._splitter = EventSplitter()
         self._pieces: list[str] = []
-        self._status = 0
-        self._body = b""
-        self._done_seen = False
-        self._done = False
         self.started_at = clock()
         self.mark = backend.gpu_time.enter()
 
@@ -148,6 +122,8 @@ class BranchStream:
             return
         try:
             for payload in self._splitter.feed(data):
+                if self._done:  # an error event was among them
+                    return
                 if payload == DONE:
                     self._done_seen = True
                 else:

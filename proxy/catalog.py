@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from math import ceil, log
 from pathlib import Path
 
+import numpy as np
+
 from profiler import profile_file, quality_file
 from profiler.prediction import LatencyTable, Setting
 from profiler.prior import prior_pool
@@ -46,10 +48,22 @@ class Served:
     default_task: str | None
     counter: TokenCounter | None
     percentile: float
-    _latency: dict[tuple[str, str | None, int], LatencyTable] = field(default_factory=dict)
-    _custom: dict[tuple[Hashable, ...], LatencyTable] = field(default_factory=dict)
+    gpus: np.ndarray = field(init=False)
+    usd_per_gpu_s: np.ndarray = field(init=False)
+    max_num_seqs: np.ndarray = field(init=False)
+    _allowed: dict[tuple[Hashable, ...], np.ndarray] = field(default_factory=dict)
+    _latency: dict[tuple[str | None, int], LatencyTable] = field(default_factory=dict)
+    _custom: dict[Hashable, tuple[Sequence[Setting], LatencyTable]] = field(default_factory=dict)
     _single: dict[str, list[float]] = field(default_factory=dict)
     _settings: dict[tuple[str | None, int], tuple[Setting, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Per backend, as columns (backends, 1); an unknown price is NaN."""
+        column = (len(self.backends), 1)
+        prices = [backend.config.gpu_hour_usd for backend in self.backends]
+        self.gpus = np.array([backend.config.gpus for backend in self.backends]).reshape(column)
+        self.usd_per_gpu_s = np.array([np.nan if price is None else price / 3600 for price in prices]).reshape(column)
+        self.max_num_seqs = np.array([backend.profile.max_num_seqs for backend in self.backends]).reshape(column)
 
     @property
     def name(self) -> str:
@@ -69,44 +83,63 @@ class Served:
             self._settings[key] = tuple(setting.within(key[1] or None) for setting in table.settings)
         return self._settings[key]
 
-    def latency(self, backend: Backend, task: str | None, max_tokens: int | None) -> LatencyTable:
-        """Latencies of `settings` on one backend; a few milliseconds the first time, then a look-up."""
-        table = self.table(task)
-        key = (backend.name, table.task, _bucket(max_tokens))
+    def allowed(
+        self, task: str | None, max_tokens: int | None, greedy: bool, single_only: bool, at_least: int
+    ) -> np.ndarray:
+        """Which of `settings` a request's nature admits, (settings,)."""
+        key = (self.table(task).task, _bucket(max_tokens), greedy, single_only, at_least)
+        if key not in self._allowed:
+            self._allowed[key] = np.array(
+                [
+                    setting.greedy == greedy
+                    and (setting.strategy == "none" or not single_only)
+                    and setting.branches >= at_least
+                    for setting in self.settings(task, max_tokens)
+                ]
+            )
+        return self._allowed[key]
+
+    def latency(self, task: str | None, max_tokens: int | None) -> LatencyTable:
+        """Latencies of `settings` on every backend; milliseconds each the first time, then a look-up."""
+        key = (self.table(task).task, _bucket(max_tokens))
         if key not in self._latency:
-            settings = self.settings(task, max_tokens)
-            context = table.mean_prompt_tokens + settings[0].steps.mean() / 2
-            self._latency[key] = LatencyTable(backend.profile, settings, self.percentile, float(context))
+            self._latency[key] = self._build(task, self.settings(task, max_tokens))
         return self._latency[key]
+
+    def _build(self, task: str | None, settings: Sequence[Setting]) -> LatencyTable:
+        steps = float(settings[0].steps.mean()) / 2 if settings else 0.0
+        context = self.table(task).mean_prompt_tokens + steps
+        return LatencyTable([backend.profile for backend in self.backends], settings, self.percentile, context)
 
     def single_latency_s(self, backend: Backend) -> float:
         """Median seconds of one plain request under the load now: a list look-up, for the pass-through path."""
-        if backend.name not in self._single:
-            table = self.latency(backend, self.default_task, None)
-            prompt = self.table(self.default_task).mean_prompt_tokens
-            row = next(i for i, s in enumerate(self.settings(self.default_task, None)) if s.branches == 1)
-            loads = range(MAX_TABULATED_LOAD + 1)
-            self._single[backend.name] = [float(table.predict(load, prompt).median_s[row]) for load in loads]
+        if not self._single:
+            self._tabulate_single()
         seconds = self._single[backend.name]
         return seconds[min(int(backend.branches_running), MAX_TABULATED_LOAD)] * backend.correction.bias
 
-    def custom_latency(self, backend: Backend, task: str | None, settings: Sequence[Setting]) -> LatencyTable:
-        """The same for settings that are not in the table (pinned ones); the latest few are kept."""
-        key = (backend.name, *(_identity(setting) for setting in settings))
-        found = self._custom.get(key)
+    def _tabulate_single(self) -> None:
+        table = self.latency(self.default_task, None)
+        prompt = self.table(self.default_task).mean_prompt_tokens
+        column = int(np.flatnonzero(table.branches == 1)[0])
+        ones = np.ones(len(self.backends))
+        rows = [table.predict(ones * load, prompt, ones).median_s[:, column] for load in range(MAX_TABULATED_LOAD + 1)]
+        for index, backend in enumerate(self.backends):
+            self._single[backend.name] = [float(row[index]) for row in rows]
+
+    def custom(
+        self, task: str | None, max_tokens: int | None, key: Hashable, make: Callable[[], Sequence[Setting]]
+    ) -> tuple[Sequence[Setting], LatencyTable]:
+        """Settings that are not in the table (pinned ones), made once per `key`; the latest few are kept."""
+        whole = (self.table(task).task, _bucket(max_tokens), key)
+        found = self._custom.get(whole)
         if found is None:
-            steps = settings[0].steps.mean() / 2 if settings else 0.0
-            context = self.table(task).mean_prompt_tokens + steps
-            found = LatencyTable(backend.profile, settings, self.percentile, float(context))
+            settings = make()
+            found = settings, self._build(task, settings)
             while len(self._custom) >= MAX_CUSTOM_TABLES:
                 self._custom.pop(next(iter(self._custom)))
-            self._custom[key] = found
+            self._custom[whole] = found
         return found
-
-
-def _identity(setting: Setting) -> tuple[Hashable, ...]:
-    """What a latency depends on: the work itself, and how it was scaled."""
-    return (setting.strategy, setting.branches, float(setting.steps.sum()), float(setting.branch_steps.sum()))
 
 
 def _bucket(max_tokens: int | None) -> int:

@@ -33,6 +33,12 @@ class Slo:
     objective: Objective = "quality"
     strict: bool = False
 
+    @property
+    def demanding(self) -> bool:
+        """Whether there is anything to meet or to miss."""
+        limits = (self.latency_ms, self.ttft_ms, self.tpot_ms, self.cost_usd, self.quality)
+        return any(limit is not None for limit in limits)
+
 
 @dataclass(frozen=True, slots=True)
 class Controls:

@@ -13,7 +13,6 @@ from types import TracebackType
 from proxy.backend import Backend
 from proxy.branch import BranchStream
 from proxy.errors import ClientGone
-from strategies.answers import Answer as GroupedAnswer
 from strategies.answers import Grouper
 from strategies.base import Answer, Branch
 
@@ -53,8 +52,10 @@ class Run:
     async def answer(self, branch: Branch) -> Answer | None:
         if self._grouper is None:
             return None
-        found: GroupedAnswer | None = await self._grouper.group(branch.text)
-        return None if found is None else Answer(found.group, found.text)
+        found = await self._grouper.group(branch.text)
+        if found is not None:
+            self.branches[branch.index].answer = found.text
+        return found
 
     def client_gone(self) -> None:
         """Cancel every branch now and make the waiting strategy raise ClientGone."""

@@ -4,11 +4,11 @@ docs/architecture.md.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 
 from proxy.asgi import Receive, Scope, Send, read_body, send_error
+from proxy.authorization import authorize
 from proxy.call import Call, parse
 from proxy.controls import Controls
 from proxy.errors import (
@@ -16,7 +16,6 @@ from proxy.errors import (
     InvalidControl,
     MethodNotAllowed,
     ProxyError,
-    Unauthorized,
     UnknownModel,
     UpstreamFailed,
 )
@@ -50,7 +49,7 @@ class Handler:
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(scope["method"], scope["path"], "POST")
-            self._authorize(headers)
+            authorize(self._service.api_keys, headers)
             body = await read_body(headers, receive, self._service.config.server.max_body_bytes)
             call = parse(scope["path"], headers, body, self._service.config.slo.defaults)
             exchange = Exchange(call, receive, guarded, arrived_at, trace)
@@ -74,7 +73,10 @@ class Handler:
             trace.latency_ms = (time.monotonic() - arrived_at) * 1e3
             known = trace.model if trace.model in self._service.catalog.choices else "unknown"
             self._service.metrics.observe(trace, known or "unknown")
-            self._service.traces.record(trace, exchange.finish if exchange is not None else None)
+            finish = exchange.finish if exchange is not None else None
+            if finish is None:
+                self._service.metrics.count_tokens(trace)
+            self._service.traces.record(trace, finish)
 
     async def _dispatch(self, exchange: Exchange) -> None:
         call, trace = exchange.call, exchange.trace
@@ -89,16 +91,6 @@ class Handler:
             raise InvalidControl("x-slo-* / x-tts-*", f"controls are not supported on {call.path}")
         trace.slo, trace.controls = _shown(call)
         await scale(self._service, exchange, models)
-
-    def _authorize(self, headers: Headers) -> None:
-        keys = self._service.api_keys
-        if keys is None:
-            return
-        given = next((value for name, value in headers if name == b"authorization"), b"")
-        token = given[7:] if given[:7].lower() == b"bearer " else b""
-        # Every key is compared, in constant time each: the time taken says nothing about which was near.
-        if not any([hmac.compare_digest(token, key.encode()) for key in keys]):
-            raise Unauthorized("Missing or unknown API key; send `Authorization: Bearer KEY`.", code="invalid_api_key")
 
 
 class _BreakConnection(Exception):
@@ -121,7 +113,9 @@ def _scaled(controls: Controls) -> bool:
     """`none` pinned and nothing demanded is pass-through under another name."""
     if not controls.given:
         return False
-    return controls.pinned != "none" or controls.slo != type(controls.slo)() or controls.max_tokens is not None
+    demanded = controls.slo != type(controls.slo)() or controls.max_tokens is not None
+    refusable = controls.n not in (None, 1) or bool(controls.params)  # the planner's side tells why
+    return controls.pinned != "none" or demanded or refusable
 
 
 def _shown(call: Call) -> tuple[dict[str, object], dict[str, object]]:

@@ -13,6 +13,7 @@ from proxy.backend import Backend
 from proxy.call import Call
 from proxy.catalog import Served
 from proxy.errors import Unavailable, UpstreamFailed
+from proxy.metrics import Metrics
 from proxy.relay import CutShort, NothingSent, RelaySink, relay
 from proxy.scale import Exchange
 from proxy.service import Service
@@ -42,7 +43,7 @@ async def pass_through(service: Service, exchange: Exchange, models: Sequence[Se
         if not call.stream:
             extra.append((b"x-slo-status", b"none"))
         try:
-            await _metered(backend, exchange, request, extra, may_retry=bool(candidates))
+            await _metered(service.metrics, backend, exchange, request, extra, may_retry=bool(candidates))
             return
         except NothingSent as error:
             last = f"{backend.name}: {error}"
@@ -75,7 +76,13 @@ def _plan(served: Served, backend: Backend, considered: int) -> PlanTrace:
 
 
 async def _metered(
-    backend: Backend, exchange: Exchange, request: bytes, extra: list[tuple[bytes, bytes]], *, may_retry: bool
+    metrics: Metrics,
+    backend: Backend,
+    exchange: Exchange,
+    request: bytes,
+    extra: list[tuple[bytes, bytes]],
+    *,
+    may_retry: bool,
 ) -> None:
     """One attempt, with its branch in the trace whatever becomes of it."""
     clock, trace = time.monotonic, exchange.trace
@@ -109,17 +116,18 @@ async def _metered(
             error=error,
         )
         trace.branches.append(branch)
-        exchange.finish = _Finish(backend, sink, ended - started)
+        exchange.finish = _Finish(backend, sink, ended - started, metrics)
 
 
 class _Finish:
     """Reads the usage off the answer's tail and prices the request: in the trace writer's thread, not in the
     request's way."""
 
-    def __init__(self, backend: Backend, sink: RelaySink | None, wall_s: float) -> None:
+    def __init__(self, backend: Backend, sink: RelaySink | None, wall_s: float, metrics: Metrics) -> None:
         self._backend = backend
         self._sink = sink
         self._wall_s = wall_s
+        self._metrics = metrics
 
     def __call__(self, trace: Trace) -> None:
         usage = _usage(self._sink.tail) if self._sink is not None else None
@@ -132,6 +140,7 @@ class _Finish:
         trace.completion_tokens = sum(row.completion_tokens for row in trace.branches)
         gpu_seconds = sum(row.gpu_seconds for row in trace.branches)
         trace.ledgers = ledgers.of_request(self._backend, gpu_seconds, self._wall_s, trace.completion_tokens)
+        self._metrics.count_tokens(trace)
 
 
 class _Usage(msgspec.Struct):

@@ -8,7 +8,7 @@ the plan says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,47 +87,69 @@ class NoCandidate:
     dropped: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """One model's candidates: (backends × settings), flattened, from `start` on."""
+
+    served: Served
+    settings: Sequence[Setting]
+    start: int
+
+
 class Candidates:
-    """All (backend × setting) of a request as parallel arrays; row i is one candidate."""
+    """All (backend × setting) of a request as parallel flat arrays; `alive`: those that may run at all."""
 
     def __init__(self, ask: Ask, models: Sequence[Served]) -> None:
         self.ask = ask
         self.dropped: dict[str, int] = {}
-        self.rows: list[tuple[Served, Backend, Sequence[Setting], np.ndarray]] = []
-        parts: list[tuple[np.ndarray, ...]] = []
+        self.blocks: list[_Block] = []
+        start, parts = 0, []
         for served in models:
-            settings, allowed = _allowed(served, ask)
-            for backend in served.backends:
-                reason = _unusable(backend, ask)
-                if reason is not None:
-                    self._drop(reason, len(settings) if allowed is None else int(allowed.sum()))
-                    continue
-                if allowed is None:
-                    table = served.custom_latency(backend, ask.task, settings)
-                else:
-                    table = served.latency(backend, ask.task, ask.max_tokens)
-                index = np.arange(len(settings)) if allowed is None else np.flatnonzero(allowed)
-                if len(index):
-                    self.rows.append((served, backend, settings, index))
-                    parts.append(_columns(backend, settings, table, ask, index))
+            settings, table, allowed = _settings(served, ask)
+            if not settings:
+                continue
+            self.blocks.append(_Block(served, settings, start))
+            parts.append(self._columns(served, table, allowed))
+            start += len(parts[-1][0])
         self.empty = not parts
         if self.empty:
             return
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        self.tail_s, self.median_s, self.ttft_s, self.tpot_s, self.gpu_s, self.usd, self.lower, self.fits = columns
-        self.starts = np.cumsum([0, *(len(index) for *_, index in self.rows)])
+        columns = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
+        self.tail_s, self.median_s, self.ttft_s, self.tpot_s, self.gpu_s, self.usd, self.lower, fits, alive = columns
+        self.fits: np.ndarray = fits
+        self.alive: np.ndarray = alive
+        self.empty = not alive.any()
 
-    def __len__(self) -> int:
-        return 0 if self.empty else int(self.starts[-1])
+    def _columns(self, served: Served, table: LatencyTable, allowed: np.ndarray) -> Sequence[np.ndarray]:
+        ask, backends = self.ask, served.backends
+        usable = self._usable(backends, int(np.count_nonzero(allowed)))
+        loads = np.array([backend.branches_running for backend in backends])
+        bias = np.array([backend.correction.bias for backend in backends])
+        predicted = table.predict(loads, ask.prompt_tokens, bias)
+        gpu_s = predicted.busy_s * served.gpus
+        single = table.branches == 1
+        # A scaled answer arrives whole: its first token is its last.
+        ttft = np.where(single, predicted.ttft_s, predicted.tail_s)
+        fits = single | (loads[:, None] + table.branches <= served.max_num_seqs)
+        lower = np.repeat(table.accuracy_lower[None], len(backends), axis=0)
+        alive = usable[:, None] & allowed
+        columns = (predicted.tail_s, predicted.median_s, ttft, predicted.tpot_s, gpu_s, gpu_s * served.usd_per_gpu_s)
+        return [column.ravel() for column in (*columns, lower, fits, alive)]
 
-    def _drop(self, reason: str, count: int) -> None:
-        if count:
-            self.dropped[reason] = self.dropped.get(reason, 0) + count
+    def _usable(self, backends: Sequence[Backend], settings: int) -> np.ndarray:
+        """Per backend whether it may be used; counts the candidates of those that may not."""
+        reasons = [_unusable(backend, self.ask) for backend in backends]
+        for reason in reasons:
+            if reason is not None and settings:
+                self.dropped[reason] = self.dropped.get(reason, 0) + settings
+        return np.array([reason is None for reason in reasons])
 
     def violations(self) -> dict[str, np.ndarray]:
         """Per demanded limit how far each candidate is over it, as a log ratio (0: within)."""
         slo = self.ask.slo
-        found: dict[str, np.ndarray] = {"queue": np.where(self.fits, 0.0, 10.0)}
+        found: dict[str, np.ndarray] = {}
+        if not self.fits.all():
+            found["queue"] = np.where(self.fits, 0.0, CANNOT_TELL)
         with np.errstate(divide="ignore", invalid="ignore"):
             if slo.latency_ms is not None:
                 found["latency"] = np.maximum(np.log(self.tail_s * 1e3 / slo.latency_ms), 0)
@@ -143,9 +165,9 @@ class Candidates:
         return found
 
     def plan(self, row: int) -> Plan:
-        block = int(np.searchsorted(self.starts, row, side="right")) - 1
-        served, backend, settings, index = self.rows[block]
-        setting = settings[int(index[row - self.starts[block]])]
+        block = next(block for block in reversed(self.blocks) if block.start <= row)
+        served, (at, column) = block.served, divmod(row - block.start, len(block.settings))
+        backend, setting = served.backends[at], block.settings[column]
         usd = float(self.usd[row])
         predicted = Predicted(
             latency_ms=float(self.tail_s[row] * 1e3),
@@ -165,17 +187,17 @@ def choose(ask: Ask, models: Sequence[Served]) -> Decision | NoCandidate:
     """The best feasible plan, else the nearest one with what it gives up; NoCandidate where nothing can run."""
     candidates = Candidates(ask, models)
     dropped = dict(candidates.dropped)
-    considered = len(candidates) + sum(dropped.values())
     if candidates.empty:
-        return NoCandidate(considered, dropped)
-    feasible = np.ones(len(candidates), bool)
+        return NoCandidate(sum(dropped.values()), dropped)
+    feasible = candidates.alive
+    considered = int(np.count_nonzero(feasible)) + sum(dropped.values())
     violations = candidates.violations()
     for limit, over in violations.items():
         failing = feasible & (over > 0)
-        if count := int(failing.sum()):
+        if count := int(np.count_nonzero(failing)):
             dropped[limit] = dropped.get(limit, 0) + count
-            feasible &= ~failing
-    row = _nearest(candidates, violations, np.arange(len(candidates)))
+            feasible = feasible & ~failing
+    row = _nearest(candidates, violations, np.flatnonzero(candidates.alive))
     gave_up = tuple(limit for limit, over in violations.items() if over[row] > 0)
     return Decision(candidates.plan(row), not gave_up, considered, dropped, gave_up)
 
@@ -186,7 +208,7 @@ def rank(ask: Ask, models: Sequence[Served]) -> list[tuple[Plan, tuple[str, ...]
     if candidates.empty:
         return []
     violations = candidates.violations()
-    left = np.arange(len(candidates))
+    left = np.flatnonzero(candidates.alive)
     order: list[int] = []
     while len(left):
         order.append(_nearest(candidates, violations, left))
@@ -198,8 +220,10 @@ def rank(ask: Ask, models: Sequence[Served]) -> list[tuple[Plan, tuple[str, ...]
 
 def _nearest(candidates: Candidates, violations: dict[str, np.ndarray], rows: np.ndarray) -> int:
     """The best of the feasible rows; where there are none, of those that are least over their limits together."""
-    over = np.sum(list(violations.values()), axis=0)[rows]
-    return _best(candidates, rows[over == over.min()], candidates.ask.slo.objective)
+    if violations:
+        over = sum(violations.values(), np.zeros(1))[rows]
+        rows = rows[over == over.min()]
+    return _best(candidates, rows, candidates.ask.slo.objective)
 
 
 def _best(candidates: Candidates, rows: np.ndarray, objective: str) -> int:
@@ -217,21 +241,28 @@ def _best(candidates: Candidates, rows: np.ndarray, objective: str) -> int:
     return int(rows[np.lexsort(keys)[0]])
 
 
-def _allowed(served: Served, ask: Ask) -> tuple[Sequence[Setting], np.ndarray | None]:
-    """The settings to consider, and which of them the request's own nature and pins allow (None: all, made to
-    measure)."""
-    settings = served.settings(ask.task, ask.max_tokens)
+def _settings(served: Served, ask: Ask) -> tuple[Sequence[Setting], LatencyTable, np.ndarray]:
+    """The settings to consider, their latencies, and which of them the request's own nature and pins allow."""
+    task, limit = ask.task, ask.max_tokens
+    settings = served.settings(task, limit)
     if ask.pinned is not None:
-        return [_pinned_setting(settings, *ask.pinned, greedy=ask.greedy)], None
-    keep = np.array([setting.greedy == ask.greedy for setting in settings])
-    if ask.single_only is not None:
-        keep &= np.array([setting.strategy == "none" for setting in settings])
-    branches = np.array([setting.branches for setting in settings])
-    if ask.n is not None:
-        if ask.n not in branches[keep]:
-            return _with_n([setting for setting, kept in zip(settings, keep, strict=True) if kept], ask.n), None
-        keep &= branches == ask.n
-    return settings, keep & (branches >= ask.at_least)
+        strategy, params = ask.pinned
+        key: Hashable = (strategy, tuple(params.items()), ask.greedy)
+        made, table = served.custom(
+            task, limit, key, lambda: [_pinned_setting(settings, strategy, params, greedy=ask.greedy)]
+        )
+        return made, table, np.ones(1, bool)
+    single = ask.single_only is not None
+    keep = served.allowed(task, limit, ask.greedy, single, ask.at_least)
+    if ask.n is None:
+        return settings, served.latency(task, limit), keep
+    exact = keep & np.array([setting.branches == ask.n for setting in settings])
+    if exact.any():
+        return settings, served.latency(task, limit), exact
+    kept = [setting for setting, kept in zip(settings, keep, strict=True) if kept]
+    key = ("n", ask.n, ask.greedy, single, ask.at_least)
+    made, table = served.custom(task, limit, key, lambda: _with_n(kept, ask.n or 1))
+    return made, table, np.ones(len(made), bool)
 
 
 def _with_n(settings: Sequence[Setting], n: int) -> list[Setting]:
@@ -267,19 +298,3 @@ def _unusable(backend: Backend, ask: Ask) -> str | None:
     if backend.config.sampling == "greedy" and not ask.greedy:
         return "sampling"
     return None
-
-
-def _columns(
-    backend: Backend, settings: Sequence[Setting], table: LatencyTable, ask: Ask, index: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    load = backend.branches_running
-    predicted = table.predict(load, ask.prompt_tokens, backend.correction.bias)
-    gpu_s = predicted.busy_s * backend.config.gpus
-    price = backend.config.gpu_hour_usd
-    usd = np.full(len(settings), np.nan) if price is None else gpu_s * (price / 3600)
-    lower = np.array([setting.accuracy_lower for setting in settings])
-    fits = (table.branches == 1) | (load + table.branches <= backend.profile.max_num_seqs)
-    # A scaled answer arrives whole: its first token is its last.
-    ttft = np.where(table.branches == 1, predicted.ttft_s, predicted.tail_s)
-    columns = (predicted.tail_s, predicted.median_s, ttft, predicted.tpot_s, gpu_s, usd, lower, fits)
-    return tuple(column[index] for column in columns)

@@ -13,6 +13,7 @@ from proxy.upstream.request import returned_headers
 
 PAUSE_AT_BYTES = 256 * 1024
 KEEP_FOR_USAGE_BYTES = 64 * 1024
+KEEP_OF_STREAM_BYTES = 2 * 1024  # the last event or two; more would be copied with every chunk
 RETRIED_STATUS = frozenset({502, 503, 504})
 
 
@@ -76,7 +77,8 @@ class RelaySink:
             self._paused = False
             self.exchange.resume()
         self.events += data.count(b"data: ")
-        self.tail = data if not self.tail else (self.tail + data)[-KEEP_FOR_USAGE_BYTES:]
+        keep = KEEP_OF_STREAM_BYTES if self.events else KEEP_FOR_USAGE_BYTES
+        self.tail = data[-keep:] if len(data) >= keep or not self.tail else (self.tail + data)[-keep:]
         return data
 
     def _wake(self) -> None:

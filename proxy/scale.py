@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from proxy import reply, upstream_body
-from proxy.asgi import JSON, DisconnectWatch, Receive, Send, send_whole
+from proxy.asgi import JSON, DisconnectWatch, Receive, Send, send_whole, unless_gone
 from proxy.asking import Question, question
 from proxy.branch import BranchStream
 from proxy.call import Call
@@ -27,7 +27,7 @@ from proxy.errors import (
 from proxy.fanout import Run
 from proxy.ledgers import usd
 from proxy.planner import Ask, Decision, NoCandidate, choose
-from proxy.prompt_length import prompt_length
+from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
 from proxy.scale_stream import Events, StreamedReply
 from proxy.scale_trace import note_plan, note_run
 from proxy.service import Service
@@ -65,17 +65,27 @@ class Executed:
 async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) -> None:
     """Answer one controlled request. Raises ProxyError before anything was sent; ClientGone."""
     call, trace = exchange.call, exchange.trace
-    tokens, trace.tokens_exact = await prompt_length(call, models[0])
+    tokens, trace.tokens_exact = await _prompt_length(exchange, models[0])
     asked = question(call, models, service.registry, tokens)
     streamed = StreamedReply(exchange.send, call) if call.stream else None
     try:
         executed = await _until_answered(service, exchange, models, asked, streamed)
         await _answer(service, exchange, executed, streamed)
     except ProxyError as error:
+        if call.controls.slo.demanding and error.http_status >= 500 and not isinstance(error, SloInfeasible):
+            trace.slo_status = "missed"
         if streamed is None or not streamed.started:
             raise
         await streamed.fail(error)  # the status line is long gone: tell it in the stream
-        trace.outcome, trace.error = "failed", error.message
+        trace.outcome, trace.error, trace.status = "failed", error.message, 200
+
+
+async def _prompt_length(exchange: Exchange, served: Served) -> tuple[float, bool]:
+    """Spends a fifth of the deadline at most; a prompt that is counted here needs no watch over the client."""
+    latency_ms = exchange.call.controls.slo.latency_ms
+    ask_for_s = REMOTE_TIMEOUT_S if latency_ms is None else min(REMOTE_TIMEOUT_S, latency_ms / 5e3)
+    counting = prompt_length(exchange.call, served, ask_for_s)
+    return await (unless_gone(exchange.receive, counting) if served.counter is None else counting)
 
 
 async def _until_answered(
@@ -96,7 +106,6 @@ async def _until_answered(
         if executed.run.cut_by_deadline:
             raise DeadlineExceeded("The deadline came before any branch had produced a token.")
         problem = failed[0].error if failed else None
-        note_run(trace, executed.run, exchange.arrived_at)
         if streamed is not None and streamed.sent_content:
             raise UpstreamFailed(f"The backend failed mid-answer: {problem}")
         ask = replace(ask, exclude=ask.exclude | {decision.plan.backend.name})
@@ -151,6 +160,7 @@ async def _execute(
                 outcome = await strategy.run(run)
     finally:
         run.cancel_all()
+        note_run(exchange.trace, run, exchange.arrived_at)  # also of a client that left: what ran was paid for
     decided_at = time.monotonic()
     winners = _winners(run, outcome, call.answers_wanted)
     return Executed(decision, run, outcome, winners, decided_at)
@@ -192,7 +202,6 @@ def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:
 async def _answer(service: Service, exchange: Exchange, executed: Executed, streamed: StreamedReply | None) -> None:
     call, trace, run = exchange.call, exchange.trace, executed.run
     _learn(executed)
-    note_run(trace, run, exchange.arrived_at)
     latency_ms = (time.monotonic() - exchange.arrived_at) * 1e3
     status = _slo_status(call, executed, latency_ms, trace)
     trace.slo_status = status
@@ -203,7 +212,10 @@ async def _answer(service: Service, exchange: Exchange, executed: Executed, stre
         "cut_by_deadline": run.cut_by_deadline,
     }
     usage = _usage(executed, trace, status)
-    if service.config.traces.store_prompts:
+    if not service.config.traces.store_prompts:
+        for row in trace.branches:
+            row.answer = None
+    else:
         trace.prompt, trace.answer = call.decoded().get("messages"), executed.winners[0].text
     if streamed is not None:
         await streamed.finish(executed.winners, usage, trace.id, run.backend.model)
@@ -228,7 +240,7 @@ def _learn(executed: Executed) -> None:
 
 def _slo_status(call: Call, executed: Executed, latency_ms: float, trace: Trace) -> str:
     slo = call.controls.slo
-    if all(limit is None for limit in (slo.latency_ms, slo.ttft_ms, slo.tpot_ms, slo.cost_usd, slo.quality)):
+    if not slo.demanding:
         return "none"
     late = slo.latency_ms is not None and latency_ms > slo.latency_ms
     dear = slo.cost_usd is not None and trace.cost_usd is not None and trace.cost_usd > slo.cost_usd

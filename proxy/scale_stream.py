@@ -14,10 +14,10 @@ from proxy import reply
 from proxy.asgi import Send
 from proxy.branch import BranchStream
 from proxy.call import Call
-from proxy.errors import ProxyError, envelope
+from proxy.errors import ProxyError
 from proxy.fanout import Run
 from proxy.sse import DONE, KEEP_ALIVE, event
-from proxy.upstream.connection import Headers
+from proxy.upstream.connection import Exchange, Headers
 from strategies.base import Outcome
 
 KEEP_ALIVE_EVERY_S = 2.0
@@ -25,15 +25,30 @@ PAUSE_AT_EVENTS = 256
 
 
 class Events:
-    """Payloads of a lone branch on their way to the client."""
+    """Payloads of a lone branch on their way to the client; the backend is paused while too many wait."""
 
     def __init__(self) -> None:
         self.waiting: deque[bytes] = deque()
         self.arrived = asyncio.Event()
+        self.run: Run | None = None
+        self._paused: Exchange | None = None
 
     def put(self, payload: bytes) -> None:
         self.waiting.append(payload)
         self.arrived.set()
+        if len(self.waiting) > PAUSE_AT_EVENTS and self._paused is None and self.run is not None:
+            self._paused = self.run.branches[-1].exchange
+            if self._paused is not None:
+                self._paused.pause()
+
+    def take(self) -> list[bytes]:
+        """All that wait, in order."""
+        taken = list(self.waiting)
+        self.waiting.clear()
+        paused, self._paused = self._paused, None
+        if paused is not None:
+            paused.resume()
+        return taken
 
 
 class StreamedReply:
@@ -57,6 +72,8 @@ class StreamedReply:
 
     async def while_running(self, strategy: Coroutine[Any, Any, Outcome], run: Run, events: Events | None) -> Outcome:
         """Run the strategy in a task of its own; meanwhile relay a lone branch's events, or keep the stream alive."""
+        if events is not None:
+            events.run = run
         task = asyncio.get_running_loop().create_task(strategy)
         try:
             if events is None:
@@ -64,13 +81,13 @@ class StreamedReply:
                     await self._write(KEEP_ALIVE)
             else:
                 task.add_done_callback(lambda _: events.arrived.set())
-                await self._relay_events(task, run, events)
+                await self._relay_events(task, events)
             return await task
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _relay_events(self, task: asyncio.Task[Outcome], run: Run, events: Events) -> None:
+    async def _relay_events(self, task: asyncio.Task[Outcome], events: Events) -> None:
         while not task.done() or events.waiting:
             if not events.waiting:
                 try:
@@ -81,16 +98,8 @@ class StreamedReply:
             events.arrived.clear()
             if not events.waiting:
                 continue
-            paused = len(events.waiting) > PAUSE_AT_EVENTS
-            exchange = run.branches[-1].exchange if run.branches else None
-            if paused and exchange is not None:
-                exchange.pause()
-            chunks = [event(reply.chunk(payload, 0)) for payload in events.waiting]
-            events.waiting.clear()
             self.sent_content = True
-            await self._write(b"".join(chunks))
-            if paused and exchange is not None:
-                exchange.resume()
+            await self._write(b"".join(event(reply.chunk(payload, 0)) for payload in events.take()))
 
     async def finish(self, winners: Sequence[BranchStream], usage: reply.Usage, trace_id: str, model: str) -> None:
         """The winners' chunks (those not sent live), an ending for a cut one, the usage where asked for, [DONE]."""
@@ -109,7 +118,8 @@ class StreamedReply:
 
     async def fail(self, error: ProxyError) -> None:
         """An error after the status line: OpenAI clients raise it from this event."""
-        await self._write(event(msgspec.json.encode(envelope(error))) + event(DONE), more=False)
+        body = msgspec.json.format(error.body(), indent=-1)  # a backend's own body may have newlines; an event may not
+        await self._write(event(body) + event(DONE), more=False)
 
     async def _write(self, data: bytes, *, more: bool = True) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": more})

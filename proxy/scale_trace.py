@@ -81,6 +81,7 @@ def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: 
         finish_reason=branch.finish_reason,
         gpu_seconds=branch.gpu_seconds,
         cost_usd=ledgers.usd(branch.backend, branch.gpu_seconds),
+        answer=branch.answer,
         score=branch.score,
         error=text,
     )

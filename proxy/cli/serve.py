@@ -10,6 +10,7 @@ import uvicorn
 
 from proxy.app import build
 from proxy.config import Config, load
+from proxy.server_protocol import ServerProtocol
 
 KEEP_ALIVE_S = 75
 GRACE_S = 30
@@ -50,7 +51,7 @@ def server_for(config: Config, host: str, port: int, log_level: str) -> uvicorn.
             host=host,
             port=port,
             loop="uvloop",
-            http="httptools",
+            http=ServerProtocol,
             lifespan="on",
             access_log=False,
             log_level=log_level,

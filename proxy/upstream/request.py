@@ -28,6 +28,8 @@ _NOT_FORWARDED = frozenset(
 _NOT_RETURNED = frozenset(
     {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"trailer", b"date", b"server"}
 )
+# The usual ones, so that the look-up below is rare.
+_NEVER_NAMED = frozenset({b"accept", b"user-agent", b"content-type", b"content-length"})
 
 
 class RequestHead:
@@ -51,23 +53,29 @@ class RequestHead:
         return b"%b%bcontent-length: %d\r\n\r\n%b" % (self._prefix, extra, len(body), body)
 
 
+_CONTROLS = (b"x-slo-", b"x-tts-", b"x-llm-d-slo-")
+
+
 def forwarded_lines(headers: Headers) -> bytes:
     """The client's end-to-end headers as lines, without controls, credentials and hop-by-hop ones."""
-    dropped = _NOT_FORWARDED | _named_by_connection(headers)
     return b"".join(
-        b"%b: %b\r\n" % (name, value)
-        for name, value in headers
-        if name not in dropped and not name.startswith((b"x-slo-", b"x-tts-", b"x-llm-d-slo-"))
+        [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in headers
+            if name not in _NOT_FORWARDED and not name.startswith(_CONTROLS) and not _hop_by_hop(name, headers)
+        ]
     )
 
 
 def returned_headers(headers: Headers) -> Headers:
     """The backend's end-to-end headers, for the client."""
-    dropped = _NOT_RETURNED | _named_by_connection(headers)
-    return [(name, value) for name, value in headers if name not in dropped]
+    return [(name, value) for name, value in headers if name not in _NOT_RETURNED and not _hop_by_hop(name, headers)]
 
 
-def _named_by_connection(headers: Headers) -> frozenset[bytes]:
-    """Further hop-by-hop headers, which `connection` names (RFC 9110 §7.6.1)."""
-    named = (value for name, value in headers if name == b"connection")
-    return frozenset(token.strip().lower() for value in named for token in value.split(b","))
+def _hop_by_hop(name: bytes, headers: Headers) -> bool:
+    """Whether `connection` names this header (RFC 9110 §7.6.1); almost no message has such a one."""
+    if name in _NEVER_NAMED:
+        return False
+    return any(
+        name in [token.strip().lower() for token in value.split(b",")] for key, value in headers if key == b"connection"
+    )

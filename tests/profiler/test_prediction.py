@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.prediction import LOADS, LatencyTable, Setting
-from profiler.profile_file import Profile, wide_prior
+from profiler.prediction import LOADS, LatencyTable, Prediction, Setting
+from profiler.profile_file import Profile, Range, wide_prior
 from profiler.steptime import StepTime
 
 STEP = StepTime(c0_s=6e-3, c_tok_s=4e-5, c_kv_s=3e-8, p0_s=1e-2, p_tok_s=2e-5)
@@ -36,13 +36,19 @@ def _setting(branches: int, steps: list[int], accuracy: float = 0.8) -> Setting:
     )
 
 
+def _predict(table: LatencyTable, load: float, prompt_tokens: float, bias: float = 1.0) -> Prediction:
+    """Of a table with one backend: arrays over settings."""
+    both = table.predict(np.array([load]), prompt_tokens, np.array([bias]))
+    return Prediction(both.median_s[0], both.tail_s[0], both.busy_s[0], both.ttft_s[0], both.tpot_s[0])
+
+
 SETTINGS = [_setting(1, [50, 100, 400]), _setting(8, [100, 100, 900, 1200]), _setting(16, [10] * 5)]
 
 
 @pytest.mark.parametrize("load", LOADS.tolist())
 def test_without_spread_a_grid_load_is_the_linear_model_exactly(load: float) -> None:
-    table = LatencyTable(_profile(1e-12), SETTINGS, 0.95, CONTEXT)
-    predicted = table.predict(load, prompt_tokens=300)
+    table = LatencyTable([_profile(1e-12)], SETTINGS, 0.95, CONTEXT)
+    predicted = _predict(table, load, prompt_tokens=300)
     others_s = load * (STEP.c_tok_s + STEP.c_kv_s * CONTEXT)
     for row, setting in enumerate(SETTINGS):
         own_s = STEP.c_tok_s * setting.branch_steps + STEP.c_kv_s * setting.kv_steps
@@ -59,17 +65,17 @@ def test_without_spread_a_grid_load_is_the_linear_model_exactly(load: float) -> 
 
 
 def test_between_grid_loads_it_interpolates_and_beyond_them_it_stays() -> None:
-    table = LatencyTable(_profile(0.2), SETTINGS, 0.95, CONTEXT)
-    at = {load: table.predict(load, 300).median_s for load in (8, 12, 16, 512, 9999)}
+    table = LatencyTable([_profile(0.2)], SETTINGS, 0.95, CONTEXT)
+    at = {load: _predict(table, load, 300).median_s for load in (8, 12, 16, 512, 9999)}
     assert at[12] == pytest.approx((at[8] + at[16]) / 2)
     assert at[9999] == pytest.approx(at[512])
 
 
 @given(st.floats(0, 600), st.floats(0, 600), st.floats(0, 5000), st.sampled_from([0.03, 0.3, 0.7]))
 def test_tail_is_above_median_and_load_and_prompt_only_slow(a: float, b: float, prompt: float, sigma: float) -> None:
-    table = LatencyTable(_profile(sigma), SETTINGS, 0.9, CONTEXT)
-    low, high = table.predict(min(a, b), prompt), table.predict(max(a, b), prompt)
-    longer = table.predict(max(a, b), prompt + 100)
+    table = LatencyTable([_profile(sigma)], SETTINGS, 0.9, CONTEXT)
+    low, high = _predict(table, min(a, b), prompt), _predict(table, max(a, b), prompt)
+    longer = _predict(table, max(a, b), prompt + 100)
     assert (low.tail_s >= low.median_s).all()
     for field in ("median_s", "tail_s", "ttft_s", "tpot_s"):
         assert (getattr(low, field) <= getattr(high, field) + 1e-12).all()
@@ -78,7 +84,7 @@ def test_tail_is_above_median_and_load_and_prompt_only_slow(a: float, b: float, 
 
 def test_a_wider_residual_spread_means_a_later_tail_and_the_same_middle() -> None:
     narrow, wide = (
-        LatencyTable(_profile(s), [_setting(4, [100] * 128)], 0.95, CONTEXT).predict(4, 0) for s in (0.1, 0.5)
+        _predict(LatencyTable([_profile(s)], [_setting(4, [100] * 128)], 0.95, CONTEXT), 4, 0) for s in (0.1, 0.5)
     )
     assert wide.median_s == pytest.approx(narrow.median_s, rel=0.02)
     assert wide.tail_s[0] / wide.median_s[0] == pytest.approx(np.exp(1.645 * 0.5), rel=0.05)
@@ -86,15 +92,15 @@ def test_a_wider_residual_spread_means_a_later_tail_and_the_same_middle() -> Non
 
 
 def test_a_measured_bias_scales_every_time() -> None:
-    table = LatencyTable(_profile(0.2), SETTINGS, 0.95, CONTEXT)
-    plain, slow = table.predict(3, 100), table.predict(3, 100, bias=2)
+    table = LatencyTable([_profile(0.2)], SETTINGS, 0.95, CONTEXT)
+    plain, slow = _predict(table, 3, 100), _predict(table, 3, 100, bias=2)
     for field in ("median_s", "tail_s", "busy_s", "ttft_s", "tpot_s"):
         assert getattr(slow, field) == pytest.approx(2 * getattr(plain, field))
 
 
 def test_on_an_idle_backend_the_busy_time_is_the_whole_time_and_others_take_their_share() -> None:
-    table = LatencyTable(_profile(1e-12), [_setting(8, [100] * 4)], 0.95, CONTEXT)
-    idle, shared = table.predict(0, 0), table.predict(8, 0)
+    table = LatencyTable([_profile(1e-12)], [_setting(8, [100] * 4)], 0.95, CONTEXT)
+    idle, shared = _predict(table, 0, 0), _predict(table, 8, 0)
     assert idle.busy_s == pytest.approx(idle.median_s)
     assert shared.busy_s == pytest.approx(shared.median_s / 2)
 
@@ -120,3 +126,21 @@ def test_a_number_of_branches_that_was_not_measured_scales_the_work_not_the_time
 def test_under_another_strategys_name_it_is_an_assumption() -> None:
     renamed = _setting(4, [100]).renamed("theirs")
     assert (renamed.strategy, renamed.prior, renamed.accuracy) == ("theirs", True, 0.8)
+
+
+def test_backends_in_one_table_are_predicted_as_each_alone() -> None:
+    profiles = [_profile(0.1), _profile(0.4)]
+    together = LatencyTable(profiles, SETTINGS, 0.95, CONTEXT)
+    predicted = together.predict(np.array([0.0, 20.0]), 100, np.array([1.0, 1.5]))
+    for row, (profile, load, bias) in enumerate(zip(profiles, (0, 20), (1.0, 1.5), strict=True)):
+        alone = _predict(LatencyTable([profile], SETTINGS, 0.95, CONTEXT), load, 100, bias)
+        assert predicted.tail_s[row] == pytest.approx(alone.tail_s)
+        assert predicted.busy_s[row] == pytest.approx(alone.busy_s)
+
+
+def test_beyond_the_measured_batch_the_spread_widens() -> None:
+    narrow = msgspec.structs.replace(_profile(0.2), range=Range(8, 8192, 8192))
+    settings = [_setting(n, [100] * 128) for n in (8, 16)]
+    predicted = _predict(LatencyTable([narrow], settings, 0.95, CONTEXT), 0, 0)
+    ratio = np.log(predicted.tail_s / predicted.median_s)
+    assert ratio[1] == pytest.approx(2 * ratio[0], rel=0.05)

@@ -73,7 +73,12 @@ class RunningProxy:
         self.port = int(server.servers[0].sockets[0].getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.service: Service = server.lifespan.state["service"]
-        self.client = httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False)
+        self.client = httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False, verify=False)
+
+    @property
+    def server_tasks(self) -> set[asyncio.Task[None]]:
+        """One per request that is being handled."""
+        return self._server.server_state.tasks
 
     async def ask(self, body: dict[str, Any] | None = None, path: str = CHAT, **headers: str) -> httpx.Response:
         """POST a body; `x_slo_latency_ms="5"` is the header `x-slo-latency-ms: 5`."""
@@ -112,8 +117,11 @@ class RunningProxy:
     async def nothing_left(self) -> None:
         """Raises where a request has left something running that no request needs any more."""
         backends = self.service.catalog.backends
-        idle = [lambda b=b: b.in_flight == 0 and b.pool.busy_connections == 0 for b in backends]  # type: ignore[misc]
-        await until(lambda: all(is_idle() for is_idle in idle) and not self._server.server_state.tasks, 3)
+
+        def idle() -> bool:
+            return all(backend.in_flight == 0 and backend.pool.busy_connections == 0 for backend in backends)
+
+        await until(lambda: idle() and not self.server_tasks, 3)
         assert not (ours := [task for task in asyncio.all_tasks() if _is_of_a_request(task)]), ours
 
     async def stop(self) -> None:
@@ -223,7 +231,7 @@ class Fleet:
         await until(lambda: not (asyncio.all_tasks() - self._before - {asyncio.current_task()}), 1)
 
     def _entry(self, backend: ScriptedBackend) -> dict[str, Any]:
-        return {"name": backend.name, "url": backend.url, "gpu_hour_usd": 3.6}
+        return {"name": backend.name, "url": backend.url, "gpu_hour_usd": backend.usd_per_hour}
 
     def _quality(self) -> Path:
         """One sample is right half the time, four and eight voting more often; all are four tokens long."""

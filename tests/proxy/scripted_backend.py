@@ -22,7 +22,7 @@ from raw_server import STEP_TIMEOUT_S, Peer, RawServer
 POLL_EVERY_S = 0.002
 GENERATIONS = ("/v1/chat/completions", "/v1/completions")
 PROMPT_TOKENS = 7
-# After a probe: so that each generation meets a new connection. On a used one that closes at once the proxy sends again.
+# After a probe, so that a generation meets a new connection: on a used one that closes at once the proxy sends again.
 CLOSING = "connection: close\r\n"
 
 
@@ -81,6 +81,7 @@ class ScriptedBackend:
         """`url`: where to pretend to be, for one that is never started."""
         self.name = name
         self.model = model
+        self.usd_per_hour = 3.6
         self.healthy = True
         self.metrics = {"num_requests_running": 0.0, "num_requests_waiting": 0.0, "kv_cache_usage_perc": 0.0}
         self.tokenizer: Play = answers(200, json.dumps({"count": PROMPT_TOKENS}).encode(), headers=CLOSING)
@@ -228,10 +229,10 @@ def says(
                 await when.wait()
             await answers(200, json.dumps(whole(request, text, tokens, finish)).encode())(peer, request)
             return
-        await _events(peer, request, _chunks(request, text, tokens, extra, stop=tokens - 1))
+        await _events(peer, request, _chunks(request, text, tokens, extra or {}, stop=tokens - 1))
         if when is not None:
             await when.wait()
-        await _events(peer, request, _chunks(request, text, tokens, extra, start=tokens - 1), head=False)
+        await _events(peer, request, _last_chunk(request, text, tokens), head=False)
         await _events(peer, request, _ending(request, tokens, finish), head=False)
         await peer.send(b"0\r\n\r\n")
 
@@ -242,7 +243,7 @@ def begins(text: str, *, tokens: int = 4, after: int, then: Play | None = None) 
     """The first `after` tokens of a streamed answer, then `then` (nothing at all, unless told)."""
 
     async def play(peer: Peer, request: Received) -> None:
-        await _events(peer, request, _chunks(request, text, tokens, None, stop=after))
+        await _events(peer, request, _chunks(request, text, tokens, {}, stop=after))
         await (then or stalls())(peer, request)
 
     return play
@@ -307,14 +308,15 @@ def _chunk(request: Received, content: str, tokens: int, finish: str | None = No
     return chunk
 
 
-def _chunks(
-    request: Received, text: str, tokens: int, extra: dict[str, Any] | None, start: int = 0, stop: int | None = None
-) -> Iterable[dict[str, Any]]:
-    """Tokens `start` to `stop`; before the first one the opening chunk with the role, as vLLM sends it."""
-    if start == 0:
-        yield _chunk(request, "", 0, role="assistant", **(extra or {}))
-    for number, piece in list(enumerate(pieces(text, tokens), 1))[start:stop]:
+def _chunks(request: Received, text: str, tokens: int, extra: dict[str, Any], stop: int) -> Iterable[dict[str, Any]]:
+    """The opening chunk with the role, as vLLM sends it, and the first `stop` tokens."""
+    yield _chunk(request, "", 0, role="assistant", **extra)
+    for number, piece in enumerate(pieces(text, tokens)[:stop], 1):
         yield _chunk(request, piece, number)
+
+
+def _last_chunk(request: Received, text: str, tokens: int) -> Iterable[dict[str, Any]]:
+    yield _chunk(request, pieces(text, tokens)[-1], tokens)
 
 
 def _ending(request: Received, tokens: int, finish: str) -> Iterable[dict[str, Any]]:

@@ -4,8 +4,8 @@ import asyncio
 
 import httpx
 import pytest
-from http_rig import Fleet, chat, vote
-from scripted_backend import Play, answers, closes, cuts, dies, resets, says, sends, tells, until
+from http_rig import Fleet, RunningProxy, chat, vote
+from scripted_backend import Play, ScriptedBackend, answers, closes, cuts, dies, resets, says, sends, tells, until
 
 HALF_A_BODY = sends(b'HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"half": ')
 
@@ -31,6 +31,12 @@ async def test_half_a_body_is_not_passed_off_as_a_whole_one(fleet: Fleet) -> Non
 
     with pytest.raises(httpx.RemoteProtocolError):
         await proxy.ask()
+
+
+async def two_where_a_is_cheaper(fleet: Fleet) -> tuple[ScriptedBackend, ScriptedBackend, RunningProxy]:
+    a, b = await fleet.backend("a"), await fleet.backend("b")
+    b.usd_per_hour = 10 * a.usd_per_hour
+    return a, b, await fleet.proxy()
 
 
 FAILURES = {
@@ -66,9 +72,7 @@ async def test_a_vote_goes_on_without_a_branch_that_fails(fleet: Fleet, failure:
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES.keys())
 async def test_where_all_branches_fail_another_backend_answers(fleet: Fleet, failure: Play) -> None:
-    a, b, proxy = await fleet.two()
-    b.metrics["num_requests_running"] = 50.0
-    await proxy.sees_load("b", 50)
+    a, b, proxy = await two_where_a_is_cheaper(fleet)
     a.otherwise = failure
 
     answer = await proxy.ask(vote(2))
@@ -96,9 +100,7 @@ async def test_where_all_backends_fail_the_client_is_told(fleet: Fleet, stream: 
 
 
 async def test_a_live_stream_whose_backend_dies_before_a_token_starts_over_elsewhere(fleet: Fleet) -> None:
-    a, b, proxy = await fleet.two()
-    b.metrics["num_requests_running"] = 50.0
-    await proxy.sees_load("b", 50)
+    a, b, proxy = await two_where_a_is_cheaper(fleet)
     a.otherwise = resets()
     b.will(says("from b"))
 

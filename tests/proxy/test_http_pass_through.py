@@ -4,7 +4,8 @@ import pytest
 from http_rig import CHAT, Fleet, chat
 from scripted_backend import answers, says, sends
 
-ODD_BODY = b'{ "model" :"m",\n\t"messages":[{"role":"user","content":"\\u00e9 \xc3\xa9"}], "temperature": 1.10, "x": {"b":1, "a":[ ]}}'
+MESSAGE = b'{"role":"user","content":"\\u00e9 \xc3\xa9"}'
+ODD_BODY = b'{ "model" :"m",\n\t"messages":[%b], "temperature": 1.10, "x": {"b":1, "a":[ ]}}' % MESSAGE
 ODD_ANSWER = b'{ "id":"x",\n "choices": [ ], "usage":{"prompt_tokens":3,"completion_tokens":5}, "unknown":1.50}\n'
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -49,7 +50,7 @@ async def test_the_backends_own_errors_come_through_as_they_are(fleet: Fleet, st
 
 
 async def test_the_answer_says_what_was_done(fleet: Fleet) -> None:
-    backend, proxy = await fleet.one()
+    _, proxy = await fleet.one()
 
     answer = await proxy.ask()
 
