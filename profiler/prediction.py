@@ -98,7 +98,8 @@ class Prediction:
 class LatencyTable:
     """All settings of one model on all its backends. Building takes milliseconds a backend, a prediction microseconds.
 
-    `branches`, `accuracy_lower`, `mean_branch_steps`: (settings,).
+    `branches`, `accuracy_lower`, `mean_branch_steps`: (settings,). `idle_busy_s`: a plan's share of an idle backend,
+    (backends, settings).
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class LatencyTable:
         for b, profile in enumerate(profiles):
             for s, setting in enumerate(settings):
                 self._fill(b, s, profile, setting, percentile)
+        self.idle_busy_s = self._tabulated[:, 0, 2]
 
     def _fill(self, b: int, s: int, profile: Profile, setting: Setting, percentile: float) -> None:
         step, x = profile.step_time, setting.steps
@@ -161,5 +163,5 @@ class LatencyTable:
 
 
 def _extrapolation(profile: Profile, setting: Setting) -> float:
-    """By how much the spread widens outside what was measured: once more for every doubling beyond the largest batch."""
+    """By how much the spread widens outside what was measured: once more per doubling beyond the largest batch."""
     return 1.0 + max(0.0, float(np.log2(setting.branches / profile.range.max_batch)))

@@ -167,21 +167,26 @@ class Catalog:
 
 def build(config: Config, registry: Registry, clock: Clock) -> Catalog:
     """Raises ConfigError, naming the file that is at fault."""
+    assumed = _prior_settings(registry)
     served = {
-        model.name: _serve(model, config.slo.percentile, registry, clock) for model in config.models if model.backends
+        model.name: _serve(model, config.slo.percentile, registry, clock, assumed)
+        for model in config.models
+        if model.backends
     }
     choices = {model.name: tuple(served[name] for name in (model.any_of or [model.name])) for model in config.models}
     backends = tuple(backend for model in served.values() for backend in model.backends)
     return Catalog(served, choices, backends)
 
 
-def _serve(model: ModelConfig, percentile: float, registry: Registry, clock: Clock) -> Served:
+def _serve(
+    model: ModelConfig, percentile: float, registry: Registry, clock: Clock, assumed: tuple[Setting, ...]
+) -> Served:
     backends = [open_backend(backend, model.name, _profile(backend), clock) for backend in model.backends]
-    tables: dict[str | None, TaskTable] = {None: _prior_table(registry, None, model.answers)}
+    tables: dict[str | None, TaskTable] = {None: _prior_table(None, model.answers, assumed)}
     for task, path in model.quality.items():
         tables[task] = _measured_table(path, registry)
     if model.task is not None and model.task not in tables:
-        tables[model.task] = _prior_table(registry, model.task, model.answers)
+        tables[model.task] = _prior_table(model.task, model.answers, assumed)
     return Served(model, backends, tables, model.task, _counter(model.tokenizer), percentile)
 
 
@@ -213,19 +218,20 @@ def _measured_table(path: Path, registry: Registry) -> TaskTable:
     return TaskTable(quality.task, answers, settings, prior=False, mean_prompt_tokens=quality.mean_prompt_tokens)
 
 
-def _prior_table(registry: Registry, task: str | None, answers: AnswerKind | None) -> TaskTable:
-    """Without a way to group answers only `none` can be chosen; with one, the prior's gains are assumed."""
+def _prior_table(task: str | None, answers: AnswerKind | None, assumed: tuple[Setting, ...]) -> TaskTable:
+    return TaskTable(task, answers, assumed, prior=True, mean_prompt_tokens=200.0)
+
+
+def _prior_settings(registry: Registry) -> tuple[Setting, ...]:
+    """Every strategy's gains as the prior has them; whether a request may vote at all is the request's affair."""
     pool = prior_pool()
-    curves = []
-    for strategy in registry:
-        if strategy.needs and answers is None:
-            continue
-        for params in strategy.grid():
-            shape = strategy(params).shape()
-            curves.append(quality_file.curve(strategy.name, params.model_dump(), shape, pool, greedy=False))
-    greedy = quality_file.curve("none", {}, registry.build("none", {}).shape(), pool, greedy=True)
-    settings = tuple(_setting(curve, registry, prior=True) for curve in [*curves, greedy])
-    return TaskTable(task, answers, settings, prior=True, mean_prompt_tokens=200.0)
+    curves = [
+        quality_file.curve(strategy.name, params.model_dump(), strategy(params).shape(), pool, greedy=False)
+        for strategy in registry
+        for params in strategy.grid()
+    ]
+    curves.append(quality_file.curve("none", {}, registry.build("none", {}).shape(), pool, greedy=True))
+    return tuple(_setting(curve, registry, prior=True) for curve in curves)
 
 
 def _setting(curve: quality_file.Curve, registry: Registry, *, prior: bool) -> Setting:

@@ -115,7 +115,8 @@ class Candidates:
         if self.empty:
             return
         columns = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
-        self.tail_s, self.median_s, self.ttft_s, self.tpot_s, self.gpu_s, self.usd, self.lower, fits, alive = columns
+        self.tail_s, self.median_s, self.ttft_s, self.tpot_s, self.gpu_s, self.usd = columns[:6]
+        self.list_gpu_s, self.list_usd, self.lower, fits, alive = columns[6:]
         self.fits: np.ndarray = fits
         self.alive: np.ndarray = alive
         self.empty = not alive.any()
@@ -133,8 +134,12 @@ class Candidates:
         fits = single | (loads[:, None] + table.branches <= served.max_num_seqs)
         lower = np.repeat(table.accuracy_lower[None], len(backends), axis=0)
         alive = usable[:, None] & allowed
-        columns = (predicted.tail_s, predicted.median_s, ttft, predicted.tpot_s, gpu_s, gpu_s * served.usd_per_gpu_s)
-        return [column.ravel() for column in (*columns, lower, fits, alive)]
+        # What a plan is compared by must not fall with the load: sharing makes a busy backend look cheap, and would
+        # draw every request to it.
+        list_gpu_s = table.idle_busy_s * served.gpus
+        prices = served.usd_per_gpu_s
+        columns = (predicted.tail_s, predicted.median_s, ttft, predicted.tpot_s, gpu_s, gpu_s * prices)
+        return [column.ravel() for column in (*columns, list_gpu_s, list_gpu_s * prices, lower, fits, alive)]
 
     def _usable(self, backends: Sequence[Backend], settings: int) -> np.ndarray:
         """Per backend whether it may be used; counts the candidates of those that may not."""
@@ -227,12 +232,14 @@ def _nearest(candidates: Candidates, violations: dict[str, np.ndarray], rows: np
 
 
 def _best(candidates: Candidates, rows: np.ndarray, objective: str) -> int:
-    """The objective first; near-ties by attributed cost, then by latency."""
-    cost = candidates.gpu_s if np.isnan(candidates.usd[rows]).any() else candidates.usd
+    """The objective first; near-ties by what the plan costs on an idle backend, then by latency under the load now: of
+    equal replicas the least busy one."""
+    cost = candidates.list_gpu_s if np.isnan(candidates.list_usd[rows]).any() else candidates.list_usd
+    keys: tuple[np.ndarray, ...]  # the last one counts first
     if objective == "latency":
         keys = (cost[rows], candidates.tail_s[rows])
     elif objective == "cost":
-        keys = (-candidates.lower[rows], cost[rows])
+        keys = (candidates.tail_s[rows], -candidates.lower[rows], cost[rows])
     else:
         lower = candidates.lower[rows]
         near = lower >= lower.max() - QUALITY_TIE

@@ -33,6 +33,7 @@ from proxy.scale_trace import note_plan, note_run
 from proxy.service import Service
 from proxy.trace import Trace
 from proxy.upstream.connection import Headers
+from proxy.upstream.request import forwarded_lines
 from strategies.answers import Grouper
 from strategies.base import Outcome
 
@@ -145,7 +146,7 @@ async def _execute(
         grouper = Grouper(asked.answers, _Within(service, decide_by))
     run = Run(
         plan.backend,
-        _requests(call, decision, live=live),
+        _requests(call, decision, exchange.trace, live=live),
         grouper,
         decide_by=decide_by,
         on_event=events.put if events is not None else None,
@@ -178,16 +179,19 @@ class _Within:
             return await self._pool.same(a, b)
 
 
-def _requests(call: Call, decision: Decision, *, live: bool) -> Callable[[int], bytes]:
-    """The bytes of branch i: the same for all, but for the seed where the client gave one."""
+def _requests(call: Call, decision: Decision, trace: Trace, *, live: bool) -> Callable[[int], bytes]:
+    """The bytes of branch i: the same for all, but for the seed where the client gave one. The client's own headers go
+    along, but not its request id: branches are requests of their own, tied together by the trace context."""
     plan = decision.plan
     head = plan.backend.head(call.path)
     body = upstream_body.branch(call, plan.backend.model, live=live)
+    own = [(name, value) for name, value in call.headers if name not in (b"x-request-id", b"traceparent")]
+    lines = forwarded_lines(own) + trace.context_line()
     seed = call.peek.seed
     if seed is None or plan.branches == 1:
-        request = head.with_body(body)
+        request = head.with_body(body, lines)
         return lambda index: request
-    return lambda index: head.with_body(upstream_body.with_seed(body, seed + index))
+    return lambda index: head.with_body(upstream_body.with_seed(body, seed + index), lines)
 
 
 def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:

@@ -79,6 +79,10 @@ class Trace(msgspec.Struct):
     prompt: Any = None
     answer: str | None = None
 
+    def context_line(self) -> bytes:
+        """A `traceparent` header line for what is sent upstream (W3C Trace Context)."""
+        return f"traceparent: 00-{self.id}-{random.getrandbits(64) or 1:016x}-01\r\n".encode()
+
     @property
     def cost_usd(self) -> float | None:
         return self.ledgers.attributed.usd if self.ledgers else None

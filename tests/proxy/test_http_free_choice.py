@@ -72,7 +72,6 @@ async def test_without_a_task_there_is_nothing_to_vote_by(fleet: Fleet) -> None:
     assert "no task" in (await proxy.trace())["plan"]["note"]
 
 
-@pytest.mark.xfail(strict=True, reason="the prior table of a model without `answers` holds `none` alone (catalog.py)")
 async def test_json_answers_need_no_task(fleet: Fleet) -> None:
     backend, proxy = await fleet.one(task=None)
     backend.otherwise = says('{"a": 1}')
