@@ -34,7 +34,6 @@ class ServerConfig(_Section):
     port: int = Field(8000, ge=0, le=65535)
     api_keys: Path | None = Field(None, description="YAML list of keys that clients must present")
     max_body_bytes: int = Field(10_485_760, ge=1024)
-    max_header_bytes: int = Field(65_536, ge=1024)
 
 
 class SloDefaults(_Section):
