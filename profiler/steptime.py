@@ -16,6 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
+# When a first chunk is seen depends on who gets the CPU, and a late one makes the others look quick: what a whole
+# request took is what tells. An engine that hiccups in one cell must not bend the fit of the others.
+TTFT_WEIGHT = 0.1
+HUBER_AT = 0.05
 KV_BLOCK_TOKENS = 16  # vLLM caches prefixes in whole blocks; a repeated prompt recomputes at most one
 
 
@@ -63,7 +67,7 @@ class FitError(ValueError):
 
 
 def fit(cells: Sequence[Cell]) -> tuple[StepTime, np.ndarray]:
-    """Least squares on relative errors with coefficients ≥ 0, and the log residuals of whole-request latency, (cells,).
+    """Robust least squares on relative errors with coefficients ≥ 0, and the log residuals of whole-request latency, (cells,).
 
     Raises FitError for fewer than four cells or two batch sizes, or a time that is not above 0.
     """
@@ -71,16 +75,27 @@ def fit(cells: Sequence[Cell]) -> tuple[StepTime, np.ndarray]:
         raise FitError("the fit needs at least four cells and two batch sizes")
     if any(min(cell.ttft_s, cell.tpot_s, cell.latency_s) <= 0 for cell in cells):
         raise FitError("every cell needs times above 0; measure at least two output tokens")
-    tpot = np.array([cell.tpot_s for cell in cells])
-    rows = np.array([[1.0, cell.batch, cell.mean_kv_tokens] for cell in cells])
-    (c0, c_tok, c_kv), _ = nnls(rows / tpot[:, None], np.ones(len(cells)))
+    prefill = np.array([[1.0, _prefilled_tokens(cell), 0.0, 0.0, 0.0] for cell in cells])
+    decode = np.array([[0.0, 0.0, 1.0, cell.batch, cell.mean_kv_tokens] for cell in cells])
+    after_first = np.array([cell.output - 1 for cell in cells])[:, None]
+    latency = np.array([cell.latency_s for cell in cells])
     ttft = np.array([cell.ttft_s for cell in cells])
-    prompt_rows = np.array([[1.0, _prefilled_tokens(cell)] for cell in cells])
-    (p0, p_tok), _ = nnls(prompt_rows / ttft[:, None], np.ones(len(cells)))
-    model = StepTime(float(c0), float(c_tok), float(c_kv), float(p0), float(p_tok))
+    rows = np.vstack([(prefill + decode * after_first) / latency[:, None], prefill / ttft[:, None]])
+    p0, p_tok, c0, c_tok, c_kv = _robust_nnls(rows, np.repeat([1.0, TTFT_WEIGHT], len(cells)))
+    model = StepTime(c0, c_tok, c_kv, p0, p_tok)
     predicted = np.array([predict_cell_s(model, cell) for cell in cells])
-    measured = np.array([cell.latency_s for cell in cells])
-    return model, np.log(measured / predicted)
+    return model, np.log(latency / predicted)
+
+
+def _robust_nnls(rows: np.ndarray, weights: np.ndarray) -> list[float]:
+    """Coefficients ≥ 0 for which rows · coefficients is near 1, by Huber's loss through reweighting."""
+    ones, w = np.ones(len(rows)), weights
+    for _ in range(20):
+        root = np.sqrt(w)
+        coefficients, _ = nnls(rows * root[:, None], root)
+        off = np.abs(rows @ coefficients - ones)
+        w = weights * np.minimum(1.0, HUBER_AT / np.maximum(off, 1e-12))
+    return [float(value) for value in coefficients]
 
 
 def predict_cell_s(model: StepTime, cell: Cell) -> float:

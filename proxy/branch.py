@@ -93,14 +93,20 @@ class BranchStream:
         self._on_over = on_over
         self._on_event = on_event
         self._splitter = EventSplitter()
-        self._pieces: list[str] = []
+        self._reasoning: list[str] = []
+        self._content: list[str] = []
         self.started_at = clock()
         self.mark = backend.gpu_time.enter()
 
     @property
     def text(self) -> str:
-        """Reasoning and content as generated, in one string: extraction strips the thinking itself."""
-        return "".join(self._pieces)
+        """As the model wrote it: reasoning that the engine told apart stands in its tags again, so that one rule
+        strips all thinking."""
+        content = "".join(self._content)
+        if not self._reasoning:
+            return content
+        thinking = f"<think>{''.join(self._reasoning)}"
+        return f"{thinking}</think>{content}" if content else thinking
 
     def cancel(self) -> None:
         """Close the connection; the branch keeps and pays for what it had."""
@@ -170,20 +176,28 @@ class BranchStream:
         if not chunk.choices:
             return
         choice = chunk.choices[0]
-        piece = choice.text
-        if choice.delta is not None:
-            piece = choice.delta.reasoning or choice.delta.reasoning_content or choice.delta.content
-        if piece:
-            self._pieces.append(piece)
-        if self.first_token_at is None and (self.completion_tokens or piece):
+        said = self._read(choice)
+        if self.first_token_at is None and (self.completion_tokens or said):
             self.first_token_at = self._clock()
         if usage is None:  # a backend without continuous usage: one chunk is at least one token
-            self.completion_tokens += 1 if piece else 0
+            self.completion_tokens += 1 if said else 0
         if choice.finish_reason is not None:
             self.finish_reason = choice.finish_reason
         self.events.append(payload)
         if self._on_event is not None:
             self._on_event(payload)
+
+    def _read(self, choice: _Choice) -> bool:
+        """Keep the chunk's text (one chunk may end the reasoning and begin the content); whether there was any."""
+        reasoning, content = None, choice.text
+        if choice.delta is not None:
+            reasoning = choice.delta.reasoning or choice.delta.reasoning_content
+            content = choice.delta.content
+        if reasoning:
+            self._reasoning.append(reasoning)
+        if content:
+            self._content.append(content)
+        return bool(reasoning or content)
 
     def _fail(self, error: UpstreamError) -> None:
         if not self._done:
