@@ -140,9 +140,11 @@ class LatencyTable:
         active = (setting.branch_steps / np.maximum(x, 1)).mean()
         self._tabulated[b, :, 2, s] = seconds.mean(axis=1) * active / (active + LOADS)
 
-    def predict(self, loads: np.ndarray, prompt_tokens: float, bias: np.ndarray) -> Prediction:
-        """`loads`: branches of others now running, (backends,); `bias`: measured over predicted latency lately,
-        (backends,)."""
+    def predict(
+        self, loads: np.ndarray, prompt_tokens: float, bias: np.ndarray, spread: np.ndarray | None = None
+    ) -> Prediction:
+        """`loads`: branches of others now running; `bias`: measured over predicted latency lately; `spread`: the power
+        to which tail over median is raised, by what was seen lately. Each (backends,)."""
         at = np.minimum(np.maximum(loads, 0.0), LOADS[-1])
         low = np.minimum(LOADS.searchsorted(at, side="right") - 1, len(LOADS) - 2)
         weight = ((at - LOADS[low]) / (LOADS[low + 1] - LOADS[low]))[:, None, None]
@@ -152,13 +154,17 @@ class LatencyTable:
         others_s = busy_with * self._per_other
         prefill = self._p0 + self._p_tok * (prompt_tokens + self._shared_prompt) + others_s
         extra = prefill + self._c_kv * prompt_tokens * self.mean_branch_steps
-        spread = self._spread * factor
+        widened = self._spread * factor
+        median_s = (tabulated[:, 0] + extra) * factor
+        tail_s = tabulated[:, 1] * factor + extra * widened
+        if spread is not None:
+            tail_s = median_s * (tail_s / median_s) ** spread[:, None]
         return Prediction(
-            median_s=(tabulated[:, 0] + extra) * factor,
-            tail_s=tabulated[:, 1] * factor + extra * spread,
+            median_s=median_s,
+            tail_s=tail_s,
             busy_s=(tabulated[:, 2] + extra * (self.branches / (self.branches + busy_with))) * factor,
-            ttft_s=prefill * spread,
-            tpot_s=(self._c0 + self._c_tok * self.branches + others_s) * spread,
+            ttft_s=prefill * widened,
+            tpot_s=(self._c0 + self._c_tok * self.branches + others_s) * widened,
         )
 
 

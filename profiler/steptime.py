@@ -67,7 +67,7 @@ class FitError(ValueError):
 
 
 def fit(cells: Sequence[Cell]) -> tuple[StepTime, np.ndarray]:
-    """Robust least squares on relative errors with coefficients ≥ 0, and the log residuals of whole-request latency, (cells,).
+    """Robust least squares on relative errors with coefficients ≥ 0, and the log residuals of latency, (cells,).
 
     Raises FitError for fewer than four cells or two batch sizes, or a time that is not above 0.
     """

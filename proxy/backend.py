@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import exp, log
 
 from profiler.profile_file import Profile, wide_prior
 from proxy.config import BackendConfig, backend_api_key
+from proxy.correction import Correction
 from proxy.gpu_time import GpuTime
 from proxy.load_metrics import EngineLoad
 from proxy.upstream.pool import Limits, Origin, Pool
@@ -21,26 +21,6 @@ class Health:
     serving: bool = True
     problem: str | None = None
     checked: bool = False
-
-
-class Correction:
-    """Measured over predicted latency, as a forgetting mean of logs (half-life about 7 requests)."""
-
-    WEIGHT = 0.1
-
-    def __init__(self) -> None:
-        self._log_bias = 0.0
-        self.seen = 0
-
-    def observe(self, measured_s: float, predicted_median_s: float) -> None:
-        if measured_s > 0 and predicted_median_s > 0:
-            self.seen += 1
-            error = max(-1.5, min(1.5, log(measured_s / predicted_median_s)))
-            self._log_bias = max(-1.5, min(1.5, self._log_bias + self.WEIGHT * error))
-
-    @property
-    def bias(self) -> float:
-        return exp(self._log_bias)
 
 
 @dataclass(slots=True)

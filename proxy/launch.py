@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,15 +28,10 @@ from proxy.config import BackendConfig, Config
 START_TIMEOUT_S = 900.0
 STOP_TIMEOUT_S = 20.0
 LOG_TAIL_LINES = 15
+CORES_FOR_THE_REST = 2  # API servers, the proxy
 
-# Engines on one host share nothing with the outside: no hub, no telemetry. SLEEP_WHEN_IDLE stops a tensor-parallel
-# engine from spinning.
-_ENGINE_ENV = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_SLEEP_WHEN_IDLE": "1",
-}
+# Engines on one host share nothing with the outside: no hub, no telemetry.
+_ENGINE_ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 class LaunchError(Exception):
@@ -43,31 +40,97 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """One engine to start: where it will listen, how, and where its log goes."""
+    """One engine to start: where it will listen, how, on which cores (None: any), and where its log goes."""
 
     backend: str
     url: str
     command: tuple[str, ...]
     env: dict[str, str]
     log: Path
+    cores: frozenset[int] | None = None
 
 
-def specs(config: Config, python: str, log_folder: Path, cores: Sequence[int]) -> list[EngineSpec]:
-    """The engines under `launch`. Raises LaunchError where there is none, or two want one port."""
-    launched = [(model.name, backend) for model in config.models for backend in model.backends if backend.launch]
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What engines are spread over. Without GPUs a rank takes a core; with them, `gpus` is what there is."""
+
+    cores: tuple[int, ...]
+    gpus: int = 0
+
+    @classmethod
+    def here(cls) -> Machine:
+        return cls(tuple(sorted(os.sched_getaffinity(0))), _count_gpus())
+
+    def left_out(self, config: Config) -> dict[str, str]:
+        """The engines that cannot start here, and why."""
+        return {
+            backend.name: f"{backend.tensor_parallel_size} ranks, but this machine has {self.gpus} GPU"
+            for backend in config.backends()
+            if backend.launch and 0 < self.gpus < backend.tensor_parallel_size
+        }
+
+    def contention(self, config: Config) -> str | None:
+        """What this machine cannot show, in a sentence; None where every rank has its own core or GPU."""
+        ranks = [backend.tensor_parallel_size for backend in config.backends() if backend.launch]
+        have, what = (self.gpus, "GPUs") if self.gpus else (len(self.cores), "cores")
+        if self.gpus >= sum(ranks) or (not self.gpus and cores_suffice(ranks, self.cores)):
+            return None
+        return (
+            f"What this machine cannot show: {sum(ranks)} ranks share {have} {what}, so engines that work at the same\n"
+            "time slow each other down (profiles are measured one engine at a time), and tensor parallelism costs\n"
+            "more than it gains."
+        )
+
+
+def _count_gpus() -> int:
+    """NVIDIA's GPUs; 0 where there is no driver."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=20, text=True)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
+
+
+def specs(config: Config, python: str, log_folder: Path, machine: Machine) -> list[EngineSpec]:
+    """The engines under `launch` that can start here. Raises LaunchError where there is none, or two want one port."""
+    left_out = machine.left_out(config)
+    launched = [
+        (model.name, backend)
+        for model in config.models
+        for backend in model.backends
+        if backend.launch and backend.name not in left_out
+    ]
     if not launched:
-        raise LaunchError("no backend in the configuration has a `launch` section; `up` has nothing to start")
+        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise LaunchError(why or "no backend in the configuration has a `launch` section; `up` has nothing to start")
     ports = [urlsplit(backend.url).port for _, backend in launched]
     if len(set(ports)) < len(ports):
         raise LaunchError("two backends with `launch` have the same port")
-    bindings = assign_cores([backend.tensor_parallel_size for _, backend in launched], cores)
-    return [
-        _spec(model, backend, python, log_folder, binding)
-        for (model, backend), binding in zip(launched, bindings, strict=True)
-    ]
+    ranks = [backend.tensor_parallel_size for _, backend in launched]
+    bindings = assign(ranks, range(machine.gpus)) if machine.gpus else assign_cores(ranks, machine.cores)
+    own_cores = not machine.gpus and cores_suffice(ranks, machine.cores)
+    common = machine.cores[:CORES_FOR_THE_REST]
+    made = []
+    for (model, backend), binding in zip(launched, bindings, strict=True):
+        cores = frozenset([*common, *binding]) if own_cores else None
+        made.append(_spec(model, backend, python, log_folder, _binding_env(machine, binding), cores))
+    return made
 
 
-def _spec(model: str, backend: BackendConfig, python: str, log_folder: Path, binding: str) -> EngineSpec:
+def _binding_env(machine: Machine, binding: Sequence[int]) -> dict[str, str]:
+    if machine.gpus:
+        return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, binding))}
+    return {"VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, binding))}
+
+
+def _spec(
+    model: str,
+    backend: BackendConfig,
+    python: str,
+    log_folder: Path,
+    binding: dict[str, str],
+    cores: frozenset[int] | None,
+) -> EngineSpec:
     launch, where = backend.launch, urlsplit(backend.url)
     assert launch is not None
     flags: dict[str, Any] = {
@@ -86,27 +149,29 @@ def _spec(model: str, backend: BackendConfig, python: str, log_folder: Path, bin
             command.append(f"--{name}")
         elif value is not None and value is not False:
             command += [f"--{name}", json.dumps(value) if isinstance(value, dict | list) else str(value)]
-    env = {**_ENGINE_ENV, "VLLM_CPU_OMP_THREADS_BIND": launch.cores or binding, **launch.env}
-    return EngineSpec(backend.name, backend.url, tuple(command), env, log_folder / f"{backend.name}.log")
+    env = {**_ENGINE_ENV, **binding, **launch.env}
+    if launch.cores is not None:
+        env["VLLM_CPU_OMP_THREADS_BIND"] = launch.cores
+    return EngineSpec(backend.name, backend.url, tuple(command), env, log_folder / f"{backend.name}.log", cores)
 
 
-def assign_cores(ranks: Sequence[int], cores: Sequence[int]) -> list[str]:
-    """CPU cores per engine, one per rank, as vLLM's CPU build wants them ("0|1").
+def assign_cores(ranks: Sequence[int], cores: Sequence[int]) -> list[tuple[int, ...]]:
+    """CPU cores per engine, one per rank.
 
     Disjoint where there are enough, with two left for the API servers and the proxy; else shared in turn, and
     engines contend.
     """
-    wanted = sum(ranks)
-    pool = list(cores[2:]) if len(cores) >= wanted + 2 else list(cores)
-    bindings, position = [], 0
-    for count in ranks:
-        bindings.append("|".join(str(pool[(position + rank) % len(pool)]) for rank in range(count)))
-        position += count
-    return bindings
+    return assign(ranks, cores[CORES_FOR_THE_REST:] if cores_suffice(ranks, cores) else cores)
+
+
+def assign(ranks: Sequence[int], pool: Sequence[int]) -> list[tuple[int, ...]]:
+    """One of the pool per rank, in turn."""
+    turn = itertools.cycle(pool)
+    return [tuple(itertools.islice(turn, count)) for count in ranks]
 
 
 def cores_suffice(ranks: Sequence[int], cores: Sequence[int]) -> bool:
-    return len(cores) >= sum(ranks) + 2
+    return len(cores) >= sum(ranks) + CORES_FOR_THE_REST
 
 
 class Engines:
@@ -115,6 +180,10 @@ class Engines:
     def __init__(self, wanted: Sequence[EngineSpec]) -> None:
         self._wanted = list(wanted)
         self._running: dict[str, asyncio.subprocess.Process] = {}
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(spec.backend for spec in self._wanted)
 
     async def __aenter__(self) -> Self:
         return self
@@ -137,6 +206,8 @@ class Engines:
                     env={**os.environ, **spec.env},
                     start_new_session=True,
                 )
+            if spec.cores is not None:
+                os.sched_setaffinity(self._running[spec.backend].pid, spec.cores)  # its children inherit it
             say(f"starting {spec.backend} (log: {spec.log})")
         async with asyncio.TaskGroup() as group, httpx.AsyncClient(timeout=2) as client:
             waits = [group.create_task(self._until_up(spec, client, say)) for spec in self._wanted]
@@ -205,7 +276,3 @@ def engine_python(wanted: str | None) -> str:
     if find_spec("vllm") is None:
         raise LaunchError("vLLM is not installed here; give --engine-python the interpreter that has it")
     return sys.executable
-
-
-def usable_cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0))

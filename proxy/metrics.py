@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from proxy.backend import Backend
+from proxy.correction import QUANTILES
 from proxy.trace import Trace
 from proxy.trace_store import TraceStore
 
@@ -112,6 +113,19 @@ class _Live(Collector):
         bias = GaugeMetricFamily(
             "paretoproxy_backend_latency_bias", "Measured over predicted latency, lately", labels=["backend"]
         )
+        spread = GaugeMetricFamily(
+            "paretoproxy_backend_latency_spread",
+            "Power of tail over median that predictions lately need",
+            labels=["backend"],
+        )
+        known = CounterMetricFamily(
+            "paretoproxy_prediction_known",
+            "Requests for which it is known on which side they fell",
+            labels=["backend", "quantile"],
+        )
+        within = CounterMetricFamily(
+            "paretoproxy_prediction_within", "Requests inside their predicted quantile", labels=["backend", "quantile"]
+        )
         for backend in self._backends:
             label = [backend.name]
             up.add_metric(label, float(backend.health.serving))
@@ -122,6 +136,10 @@ class _Live(Collector):
                 missing.add_metric([backend.name, backend.metric_missing], 1.0)
             busy.add_metric(label, backend.gpu_time.busy_gpu_s())
             bias.add_metric(label, backend.correction.bias)
-        yield from (up, flight, others, missing, busy, bias)
+            spread.add_metric(label, backend.correction.spread)
+            for quantile in QUANTILES:
+                known.add_metric([backend.name, f"{quantile:g}"], backend.correction.known[quantile])
+                within.add_metric([backend.name, f"{quantile:g}"], backend.correction.within[quantile])
+        yield from (up, flight, others, missing, busy, bias, spread, known, within)
         yield CounterMetricFamily("paretoproxy_traces_dropped", "Traces not stored", value=self._traces.dropped)
         yield CounterMetricFamily("paretoproxy_traces_written", "Traces stored", value=self._traces.written)

@@ -126,7 +126,8 @@ class Candidates:
         usable = self._usable(backends, int(np.count_nonzero(allowed)))
         loads = np.array([backend.branches_running for backend in backends])
         bias = np.array([backend.correction.bias for backend in backends])
-        predicted = table.predict(loads, ask.prompt_tokens, bias)
+        spread = np.array([backend.correction.spread for backend in backends])
+        predicted = table.predict(loads, ask.prompt_tokens, bias, spread)
         gpu_s = predicted.busy_s * served.gpus
         single = table.branches == 1
         # A scaled answer arrives whole: its first token is its last.

@@ -16,6 +16,7 @@ from proxy.asking import Question, question
 from proxy.branch import BranchStream
 from proxy.call import Call
 from proxy.catalog import Served
+from proxy.correction import Forecast
 from proxy.errors import (
     DeadlineExceeded,
     ProxyError,
@@ -205,7 +206,7 @@ def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:
 
 async def _answer(service: Service, exchange: Exchange, executed: Executed, streamed: StreamedReply | None) -> None:
     call, trace, run = exchange.call, exchange.trace, executed.run
-    _learn(executed)
+    _learn(executed, service.config.slo.percentile)
     latency_ms = (time.monotonic() - exchange.arrived_at) * 1e3
     status = _slo_status(call, executed, latency_ms, trace)
     trace.slo_status = status
@@ -234,12 +235,14 @@ async def _answer(service: Service, exchange: Exchange, executed: Executed, stre
     trace.status = 200
 
 
-def _learn(executed: Executed) -> None:
-    """Correct the backend's predictions from requests that ran as planned; a cut one says only "at least"."""
+def _learn(executed: Executed, percentile: float) -> None:
+    """Correct the backend's predictions; a run with failed branches is not the one that was predicted."""
     run, plan = executed.run, executed.decision.plan
-    if not run.cut_by_deadline and not run.failed and run.branches:
-        measured = executed.decided_at - run.branches[0].started_at
-        plan.backend.correction.observe(measured * plan.backend.correction.bias, plan.predicted.median_ms / 1e3)
+    if run.branches and not run.failed:
+        predicted = plan.predicted
+        forecast = Forecast(predicted.median_ms / 1e3, predicted.latency_ms / 1e3, percentile)
+        took_s = executed.decided_at - run.branches[0].started_at
+        plan.backend.correction.observe(took_s, forecast, cut=run.cut_by_deadline)
 
 
 def _slo_status(call: Call, executed: Executed, latency_ms: float, trace: Trace) -> str:

@@ -15,7 +15,7 @@ import httpx
 from proxy.cli.profile import profile_fleet
 from proxy.cli.up import stop_event, wait_first
 from proxy.config import Config, load
-from proxy.launch import Engines, LaunchError, cores_suffice, engine_python, specs, usable_cores
+from proxy.launch import Engines, LaunchError, Machine, engine_python, specs
 
 QUESTION = "Start with 37. Then multiply by 24, subtract 190, take the remainder modulo 100. What is the result?"
 ANSWER = 98
@@ -38,9 +38,9 @@ def command(config_path: Path, engine_python: str | None, reprofile: bool, once:
 async def _demo(config_path: Path, config: Config, python: str | None, reprofile: bool, once: bool) -> None:
     stopped = stop_event()
     logs = Path.cwd() / ".demo/logs"
-    cores = usable_cores()
-    wanted = specs(config, engine_python(python), logs, cores)
-    _say_what_this_machine_shows(config, cores)
+    machine = Machine.here()
+    wanted = specs(config, engine_python(python), logs, machine)
+    _say_what_this_machine_shows(config, machine)
     async with Engines(wanted) as engines:
         story = asyncio.create_task(_story(engines, config_path, config, reprofile, once, logs))
         await wait_first(story, stopped)
@@ -53,6 +53,8 @@ async def _story(engines: Engines, config_path: Path, config: Config, reprofile:
     await engines.start(lambda line: click.echo(f"    {line}"))
     click.echo("\n2/4 measuring each engine, one at a time")
     for backend in config.backends():
+        if backend.name not in engines.names:
+            continue
         if backend.profile is not None and backend.profile.exists() and not reprofile:
             click.echo(f"    {backend.name}: measured before ({backend.profile}); --reprofile measures again")
         else:
@@ -71,20 +73,18 @@ async def _story(engines: Engines, config_path: Path, config: Config, reprofile:
         raise LaunchError(f"engine {failed} ended by itself; see its log in {logs}")
 
 
-def _say_what_this_machine_shows(config: Config, cores: list[int]) -> None:
-    ranks = [backend.tensor_parallel_size for backend in config.backends() if backend.launch]
-    click.echo(f"The demo fleet: {', '.join(backend.name for backend in config.backends())}, on {len(cores)} cores.")
-    if not cores_suffice(ranks, cores):
-        click.echo(
-            f"What this machine cannot show: {sum(ranks)} ranks share {len(cores)} cores, so engines that work at the "
-            "same time slow each other\ndown (profiles are measured one engine at a time), and tensor parallelism "
-            "costs more than it gains."
-        )
+def _say_what_this_machine_shows(config: Config, machine: Machine) -> None:
+    where = f"{machine.gpus} GPU" if machine.gpus else f"{len(machine.cores)} cores"
+    click.echo(f"The demo fleet: {', '.join(backend.name for backend in config.backends())}, on {where}.")
+    for name, reason in machine.left_out(config).items():
+        click.echo(f"{name} is left out: {reason}.")
+    if contention := machine.contention(config):
+        click.echo(contention)
     greedy = [backend.name for backend in config.backends() if backend.sampling == "greedy"]
     if greedy:
         click.echo(
-            f"{', '.join(greedy)}: on vLLM's CPU build speculation is right at temperature 0 only; "
-            "the proxy uses it for greedy requests alone."
+            f"{', '.join(greedy)}: vLLM's CPU build speculates rightly at temperature 0 only, so the proxy uses it for "
+            "greedy requests alone."
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from proxy.config import Config, load
-from proxy.launch import Engines, LaunchError, cores_suffice, engine_python, specs, usable_cores
+from proxy.launch import Engines, LaunchError, Machine, engine_python, specs
 
 
 @click.command("up")
@@ -22,11 +22,12 @@ def command(config_path: Path, engine_python: str | None, logs: Path) -> None:
 
 
 async def _up(config: Config, python: str | None, logs: Path) -> None:
-    cores = usable_cores()
-    wanted = specs(config, engine_python(python), Path.cwd() / logs, cores)
-    ranks = [backend.tensor_parallel_size for backend in config.backends() if backend.launch]
-    if not cores_suffice(ranks, cores):
-        click.echo(f"{len(cores)} cores for {sum(ranks)} ranks: engines share cores and slow each other down")
+    machine = Machine.here()
+    wanted = specs(config, engine_python(python), Path.cwd() / logs, machine)
+    for name, reason in machine.left_out(config).items():
+        click.echo(f"{name} is left out: {reason}")
+    if contention := machine.contention(config):
+        click.echo(contention)
     async with Engines(wanted) as engines:
         stopped = stop_event()
         starting = asyncio.create_task(engines.start(click.echo))

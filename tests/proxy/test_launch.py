@@ -5,37 +5,64 @@ from pathlib import Path
 import pytest
 
 from proxy.config import load
-from proxy.launch import Engines, EngineSpec, LaunchError, assign_cores, cores_suffice, specs
+from proxy.launch import Engines, EngineSpec, LaunchError, Machine, assign_cores, cores_suffice, specs
 
 ROOT = Path(__file__).resolve().parents[2]
+DEMO = load(ROOT / "examples/demo-fleet.yaml", {})
 
 
 def test_cores_are_disjoint_where_there_are_enough_with_two_left_for_the_rest() -> None:
-    assert assign_cores([1, 2, 1], range(6)) == ["2", "3|4", "5"]
+    assert assign_cores([1, 2, 1], range(6)) == [(2,), (3, 4), (5,)]
     assert cores_suffice([1, 2, 1], range(6))
 
 
 def test_on_too_few_cores_engines_take_turns() -> None:
-    assert assign_cores([1, 1, 1, 2], range(2)) == ["0", "1", "0", "1|0"]
+    assert assign_cores([1, 1, 1, 2], range(2)) == [(0,), (1,), (0,), (1, 0)]
     assert not cores_suffice([1, 1, 1, 2], range(2))
 
 
 def test_the_demo_fleet_becomes_vllm_commands(tmp_path: Path) -> None:
-    made = {spec.backend: spec for spec in specs(load(ROOT / "examples/demo-fleet.yaml", {}), "py", tmp_path, range(2))}
+    made = {spec.backend: spec for spec in specs(DEMO, "py", tmp_path, Machine(cores=(0, 1)))}
     command = " ".join(made["s-ngram"].command)
     assert "--served-model-name tinymath-s" in command
     assert '--speculative-config {"method": "ngram"' in command
     assert "--enforce-eager" in made["s-ngram"].command and "True" not in made["s-ngram"].command
     assert "--tensor-parallel-size 2" in " ".join(made["s-tp2"].command)
-    assert made["s-tp2"].env["VLLM_SLEEP_WHEN_IDLE"] == "1"
+    assert made["s-tp2"].env["VLLM_CPU_OMP_THREADS_BIND"] == "1|0"
+    assert all(spec.cores is None for spec in made.values())
     assert len({spec.url for spec in made.values()}) == 4
+
+
+def test_with_cores_enough_an_engine_keeps_to_its_own_and_those_of_the_rest(tmp_path: Path) -> None:
+    made = {spec.backend: spec for spec in specs(DEMO, "py", tmp_path, Machine(cores=tuple(range(8))))}
+    assert {name: spec.cores for name, spec in made.items()} == {
+        "m-tp1": {0, 1, 2},
+        "s-tp1": {0, 1, 3},
+        "s-ngram": {0, 1, 4},
+        "s-tp2": {0, 1, 5, 6},
+    }
+
+
+def test_on_one_gpu_the_two_rank_engine_is_left_out_and_the_others_share(tmp_path: Path) -> None:
+    machine = Machine(cores=tuple(range(16)), gpus=1)
+    made = {spec.backend: spec for spec in specs(DEMO, "py", tmp_path, machine)}
+    assert set(made) == {"m-tp1", "s-tp1", "s-ngram"}
+    assert {spec.env["CUDA_VISIBLE_DEVICES"] for spec in made.values()} == {"0"}
+    assert machine.left_out(DEMO) == {"s-tp2": "2 ranks, but this machine has 1 GPU"}
+
+
+def test_on_many_gpus_every_rank_has_its_own(tmp_path: Path) -> None:
+    machine = Machine(cores=tuple(range(16)), gpus=8)
+    made = {spec.backend: spec.env["CUDA_VISIBLE_DEVICES"] for spec in specs(DEMO, "py", tmp_path, machine)}
+    assert made == {"m-tp1": "0", "s-tp1": "1", "s-ngram": "2", "s-tp2": "3,4"}
+    assert machine.contention(DEMO) is None
 
 
 def test_a_configuration_without_launch_has_nothing_to_start(tmp_path: Path) -> None:
     path = tmp_path / "fleet.yaml"
     path.write_text("models: [{name: m, backends: [{name: a, url: 'http://127.0.0.1:1'}]}]")
     with pytest.raises(LaunchError, match="launch"):
-        specs(load(path, {}), "py", tmp_path, [0])
+        specs(load(path, {}), "py", tmp_path, Machine(cores=(0,)))
 
 
 async def test_an_engine_that_ends_at_start_shows_the_end_of_its_log_and_leaves_nothing_running(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from planner_tables import SETTINGS, ask, backend, chosen, decide, served
 
 from proxy.controls import Slo
+from proxy.correction import Forecast
 from proxy.planner import Decision, NoCandidate, choose
 
 
@@ -43,8 +44,9 @@ def test_load_lowers_the_number_of_samples_and_our_own_branches_are_load() -> No
 
 def test_a_backend_that_turned_out_slower_is_believed() -> None:
     slow = backend()
-    for _ in range(50):
-        slow.correction.observe(2.0 * slow.correction.bias, 1.5 * slow.correction.bias)
+    for _ in range(50):  # it takes 2 s where 1.5 were predicted
+        predicted = 1.5 * slow.correction.bias
+        slow.correction.observe(2.0, Forecast(predicted, 2 * predicted, 0.95))
     assert chosen(Slo(latency_ms=1900), slow) < 16
 
 
