@@ -1,4 +1,4 @@
-"""The few ASGI moves of the hot routes: read a bounded body, send a whole answer, notice that the client left."""
+"""The few ASGI moves of the hot routes: read a bounded body, send an error, stop when the client leaves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from proxy.errors import BodyTooLarge, ClientGone, InvalidRequest, ProxyError
+from proxy.server_protocol import Client
 from proxy.upstream.connection import Headers
 
 Scope = dict[str, Any]
@@ -16,7 +17,6 @@ Send = Callable[[Message], Any]
 T = TypeVar("T")
 
 JSON = (b"content-type", b"application/json")
-WATCH_AFTER_S = 0.02  # an answer within this time needs no watcher; leaves 80 ms to notice a client that left
 
 
 async def read_body(headers: Headers, receive: Receive, limit_bytes: int) -> bytes:
@@ -47,51 +47,14 @@ async def read_body(headers: Headers, receive: Receive, limit_bytes: int) -> byt
     return b"".join(parts)
 
 
-async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    all_headers = [*headers, (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": all_headers})
-    await send({"type": "http.response.body", "body": body})
+async def send_error(client: Client, error: ProxyError, extra: Headers) -> None:
+    await client.send_whole(error.http_status, [JSON, *error.headers(), *extra], error.body())
 
 
-async def send_error(send: Send, error: ProxyError, extra: Headers) -> None:
-    await send_whole(send, error.http_status, [JSON, *error.headers(), *extra], error.body())
-
-
-class DisconnectWatch:
-    """Calls `on_gone` when the client leaves. Starts listening a little late: most quick answers never need the
-    task."""
-
-    def __init__(self, receive: Receive, on_gone: Callable[[], object]) -> None:
-        self._receive = receive
-        self._on_gone = on_gone
-        self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.gone = False
-
-    def __enter__(self) -> DisconnectWatch:
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-
-    def _start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._listen())
-
-    async def _listen(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.gone = True
-        self._on_gone()
-
-
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(client: Client, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client leaves. Raises ClientGone and what `work` raises."""
     task = asyncio.get_running_loop().create_task(work)
-    with DisconnectWatch(receive, task.cancel) as watch:
+    with client.watch(task.cancel) as watch:
         try:
             return await task
         except asyncio.CancelledError:

@@ -90,7 +90,7 @@ class BranchStream:
         self.backend = backend
         self.events: list[bytes] = []
         self._clock = clock
-        self._on_over = on_over
+        self._on_over: Callable[[BranchStream], None] | None = on_over
         self._on_event = on_event
         self._splitter = EventSplitter()
         self._reasoning: list[str] = []
@@ -211,4 +211,6 @@ class BranchStream:
         self.state = state
         self.ended_at = self._clock()
         self.gpu_seconds = self.backend.gpu_time.leave(self.mark)
-        self._on_over(self)
+        on_over, self._on_over, self._on_event = self._on_over, None, None  # they know us: leave no cycle behind
+        if on_over is not None:
+            on_over(self)

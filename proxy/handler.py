@@ -22,6 +22,7 @@ from proxy.errors import (
 from proxy.passing import pass_through
 from proxy.relay import CutShort
 from proxy.scale import Exchange, scale
+from proxy.server_protocol import EXTENSION, Client
 from proxy.service import Service
 from proxy.trace import Trace, ids
 from proxy.upstream.connection import Headers
@@ -44,20 +45,20 @@ class Handler:
         headers: Headers = scope["headers"]
         trace_id, request_id = ids(headers)
         trace = Trace(trace_id, request_id, time.time(), scope["path"])
-        guarded = _Guard(send)
+        client: Client = scope["extensions"][EXTENSION]
         exchange: Exchange | None = None
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(scope["method"], scope["path"], "POST")
             authorize(self._service.api_keys, headers)
-            body = await read_body(headers, receive, self._service.config.server.max_body_bytes)
+            body = await read_body(headers, client.receive, self._service.config.server.max_body_bytes)
             call = parse(scope["path"], headers, body, self._service.config.slo.defaults)
-            exchange = Exchange(call, receive, guarded, arrived_at, trace)
+            exchange = Exchange(call, client, arrived_at, trace)
             await self._dispatch(exchange)
         except ProxyError as error:
             trace.outcome = "refused" if error.http_status < 500 or error.code == "slo_infeasible" else "failed"
             trace.error, trace.status = error.message, error.http_status
-            await send_error(guarded, error, [(b"x-request-id", request_id.encode())])
+            await send_error(client, error, [(b"x-request-id", request_id.encode())])
         except ClientGone:
             trace.outcome, trace.status = "client_gone", 499
         except CutShort as error:
@@ -66,9 +67,9 @@ class Handler:
         except Exception as error:
             log.exception("request %s failed", request_id)
             trace.outcome, trace.error, trace.status = "failed", f"{type(error).__name__}: {error}", 500
-            if not guarded.started:
+            if not client.started:
                 internal = UpstreamFailed("The proxy failed to handle the request; its log says why.")
-                await send_error(guarded, internal, [(b"x-request-id", request_id.encode())])
+                await send_error(client, internal, [(b"x-request-id", request_id.encode())])
         finally:
             trace.latency_ms = (time.monotonic() - arrived_at) * 1e3
             known = trace.model if trace.model in self._service.catalog.choices else "unknown"
@@ -77,6 +78,7 @@ class Handler:
             if finish is None:
                 self._service.metrics.count_tokens(trace)
             self._service.traces.record(trace, finish)
+            client.end()
 
     async def _dispatch(self, exchange: Exchange) -> None:
         call, trace = exchange.call, exchange.trace
@@ -95,18 +97,6 @@ class Handler:
 
 class _BreakConnection(Exception):
     """Raised through the server so that it closes the connection: the only way to say that an answer is not whole."""
-
-
-class _Guard:
-    """Remembers whether the answer has begun."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.started = False
-
-    async def __call__(self, message: dict[str, object]) -> None:
-        self.started = True
-        await self._send(message)
 
 
 def _scaled(controls: Controls) -> bool:

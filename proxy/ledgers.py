@@ -11,7 +11,7 @@ import msgspec
 from proxy.backend import Backend
 
 
-class Amount(msgspec.Struct, frozen=True):
+class Amount(msgspec.Struct, frozen=True, omit_defaults=True):
     """`usd` is null with a `reason` where it cannot be known."""
 
     gpu_seconds: float | None = None

@@ -89,7 +89,7 @@ async def _metered(
     started, mark = clock(), backend.gpu_time.enter()
     outcome, error, sink = "failed", None, None
     try:
-        sink = await relay(backend, request, exchange.receive, exchange.send, extra, may_retry=may_retry)
+        sink = await relay(backend, request, exchange.client, extra, may_retry=may_retry)
         outcome = "completed" if sink.status < 400 else "failed"
         trace.status = sink.status
     except (NothingSent, CutShort) as failure:

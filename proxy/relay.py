@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.asgi import DisconnectWatch, Receive, Send
 from proxy.backend import Backend
 from proxy.errors import ClientGone
+from proxy.server_protocol import Client
 from proxy.upstream.connection import Exchange, Headers
 from proxy.upstream.errors import UpstreamError
 from proxy.upstream.request import returned_headers
@@ -23,7 +23,8 @@ class RelaySink:
     `tail`: the last bytes of the body, where the usage stands; `events`: how many SSE events went by.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop  # `asyncio.get_running_loop` asks the kernel for our process id each time
         self.status = 0
         self.headers: Headers = []
         self.ended = False
@@ -66,7 +67,7 @@ class RelaySink:
     async def wait(self) -> None:
         """Until a head, bytes, the end, an error, or the client's leaving."""
         while not (self._chunks or self.ended or self.error or self.gone):
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             await self._waiter
 
     def take(self) -> bytes:
@@ -97,21 +98,19 @@ class CutShort(Exception):
     """The backend failed after the client got bytes: the connection must be broken so that the client knows."""
 
 
-async def relay(
-    backend: Backend, request: bytes, receive: Receive, send: Send, extra: Headers, *, may_retry: bool
-) -> RelaySink:
+async def relay(backend: Backend, request: bytes, client: Client, extra: Headers, *, may_retry: bool) -> RelaySink:
     """Send `request` to `backend` and its answer to the client. Raises NothingSent, CutShort, ClientGone."""
-    sink = RelaySink()
+    sink = RelaySink(client.loop)
     sink.exchange = backend.pool.send(request, sink)
     try:
-        with DisconnectWatch(receive, sink.client_gone):
-            await _pump(sink, send, extra, may_retry)
+        with client.watch(sink.client_gone):
+            await _pump(sink, client, extra, may_retry)
     finally:
         sink.exchange.cancel()
     return sink
 
 
-async def _pump(sink: RelaySink, send: Send, extra: Headers, may_retry: bool) -> None:
+async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool) -> None:
     started = False
     while True:
         await sink.wait()
@@ -123,10 +122,14 @@ async def _pump(sink: RelaySink, send: Send, extra: Headers, may_retry: bool) ->
             started = True
             own = {name for name, _ in extra}
             headers = [*(line for line in returned_headers(sink.headers) if line[0] not in own), *extra]
-            await send({"type": "http.response.start", "status": sink.status, "headers": headers})
+            if sink.ended:
+                headers = [line for line in headers if line[0] != b"content-length"]
+                await client.send_whole(sink.status, headers, sink.take())
+                return
+            await client.send({"type": "http.response.start", "status": sink.status, "headers": headers})
         data, ended = sink.take(), sink.ended
         if data or ended:
-            await send({"type": "http.response.body", "body": data, "more_body": not ended})
+            await client.send({"type": "http.response.body", "body": data, "more_body": not ended})
         if ended:
             return
         if sink.error is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from proxy import reply, upstream_body
-from proxy.asgi import JSON, DisconnectWatch, Receive, Send, send_whole, unless_gone
+from proxy.asgi import JSON, unless_gone
 from proxy.asking import Question, question
 from proxy.branch import BranchStream
 from proxy.call import Call
@@ -31,6 +31,7 @@ from proxy.planner import Ask, Decision, NoCandidate, choose
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
 from proxy.scale_stream import Events, StreamedReply
 from proxy.scale_trace import note_plan, note_run
+from proxy.server_protocol import Client
 from proxy.service import Service
 from proxy.trace import Trace
 from proxy.upstream.connection import Headers
@@ -45,8 +46,7 @@ class Exchange:
     trace's writer."""
 
     call: Call
-    receive: Receive
-    send: Send
+    client: Client
     arrived_at: float
     trace: Trace
     finish: Callable[[Trace], None] | None = None
@@ -69,7 +69,7 @@ async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) 
     call, trace = exchange.call, exchange.trace
     tokens, trace.tokens_exact = await _prompt_length(exchange, models[0])
     asked = question(call, models, service.registry, tokens)
-    streamed = StreamedReply(exchange.send, call) if call.stream else None
+    streamed = StreamedReply(exchange.client.send, call) if call.stream else None
     try:
         executed = await _until_answered(service, exchange, models, asked, streamed)
         await _answer(service, exchange, executed, streamed)
@@ -87,7 +87,7 @@ async def _prompt_length(exchange: Exchange, served: Served) -> tuple[float, boo
     latency_ms = exchange.call.controls.slo.latency_ms
     ask_for_s = REMOTE_TIMEOUT_S if latency_ms is None else min(REMOTE_TIMEOUT_S, latency_ms / 5e3)
     counting = prompt_length(exchange.call, served, ask_for_s)
-    return await (unless_gone(exchange.receive, counting) if served.counter is None else counting)
+    return await (unless_gone(exchange.client, counting) if served.counter is None else counting)
 
 
 async def _until_answered(
@@ -155,7 +155,7 @@ async def _execute(
     if streamed is not None:
         await streamed.start(_headers(exchange, decision))
     try:
-        with DisconnectWatch(exchange.receive, run.client_gone):
+        with exchange.client.watch(run.client_gone):
             if streamed is not None:
                 outcome = await streamed.while_running(strategy.run(run), run, events)
             else:
@@ -230,7 +230,7 @@ async def _answer(service: Service, exchange: Exchange, executed: Executed, stre
         if trace.cost_usd is not None:
             headers.append((b"x-cost-usd", f"{trace.cost_usd:.9f}".encode()))
         body = reply.whole(executed.winners, call.chat, usage, trace.id, run.backend.model, int(time.time()))
-        await send_whole(exchange.send, 200, headers, body)
+        await exchange.client.send_whole(200, headers, body)
     service.finish_time.observe(time.monotonic() - executed.decided_at)
     trace.status = 200
 

@@ -86,6 +86,8 @@ class StreamedReply:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            if events is not None:
+                events.run = None  # it knows the events: leave no cycle behind
 
     async def _relay_events(self, task: asyncio.Task[Outcome], events: Events) -> None:
         while not task.done() or events.waiting:

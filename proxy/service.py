@@ -78,4 +78,4 @@ def _spare_the_collector() -> None:
     requests leave few cycles, so it may look less often. Worth a fifth of the data path's time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(100_000, 50, 100)

@@ -15,7 +15,7 @@ TraceOutcome = Literal["answered", "refused", "failed", "client_gone"]
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 
-class BranchTrace(msgspec.Struct):
+class BranchTrace(msgspec.Struct, omit_defaults=True):
     """Times in milliseconds since the request arrived."""
 
     index: int
@@ -35,7 +35,7 @@ class BranchTrace(msgspec.Struct):
     error: str | None = None
 
 
-class PlanTrace(msgspec.Struct):
+class PlanTrace(msgspec.Struct, omit_defaults=True):
     """The plan with its predictions, and what it was chosen from."""
 
     backend: str
@@ -51,7 +51,7 @@ class PlanTrace(msgspec.Struct):
     note: str | None = None
 
 
-class Trace(msgspec.Struct):
+class Trace(msgspec.Struct, omit_defaults=True):
     """One request. `received_at`: Unix seconds; `slo_status`: met, missed, degraded or none."""
 
     id: str

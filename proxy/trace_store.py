@@ -26,7 +26,8 @@ FLUSH_EVERY_S = 0.1
 # because a batch is one statement.
 BATCH = 64
 BATCHES_PER_COMMIT = 16
-# Filters read the record itself: a column that is stored would be paid for by every request.
+# Filters read the record itself: a column that is stored would be paid for by every request. So would members that have
+# their default value: records leave them out, and reading puts them back.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS traces (
     seq INTEGER PRIMARY KEY,
@@ -35,13 +36,14 @@ CREATE TABLE IF NOT EXISTS traces (
     model TEXT GENERATED ALWAYS AS (json_extract(record, '$.model')) VIRTUAL,
     strategy TEXT GENERATED ALWAYS AS (json_extract(record, '$.plan.strategy')) VIRTUAL,
     backend TEXT GENERATED ALWAYS AS (json_extract(record, '$.plan.backend')) VIRTUAL,
-    outcome TEXT GENERATED ALWAYS AS (json_extract(record, '$.outcome')) VIRTUAL,
-    slo_status TEXT GENERATED ALWAYS AS (json_extract(record, '$.slo_status')) VIRTUAL,
+    outcome TEXT GENERATED ALWAYS AS (coalesce(json_extract(record, '$.outcome'), 'answered')) VIRTUAL,
+    slo_status TEXT GENERATED ALWAYS AS (coalesce(json_extract(record, '$.slo_status'), 'none')) VIRTUAL,
     received_at REAL GENERATED ALWAYS AS (json_extract(record, '$.received_at')) VIRTUAL
 );
 CREATE INDEX IF NOT EXISTS traces_id ON traces (id);
 """
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Trace).decode
 Finish = Callable[[Trace], None]
 
 
@@ -142,12 +144,12 @@ class TraceStore:
         wanted = {column: value for column, value in equal.items() if value is not None}
         where = " AND ".join(f"{column} = ?" for column in wanted) or "1"
         query = f"SELECT record FROM traces WHERE {where} ORDER BY seq DESC LIMIT ?"
-        return [msgspec.json.decode(row[0]) for row in self._read(query, (*wanted.values(), limit))]
+        return [_whole(_decode(row[0])) for row in self._read(query, (*wanted.values(), limit))]
 
     def get(self, trace_id: str) -> dict[str, Any] | None:
         """By trace id; a request id finds it too."""
         rows = self._read("SELECT record FROM traces WHERE id = ? ORDER BY seq DESC LIMIT 1", (trace_id,))
-        return msgspec.json.decode(rows[0][0]) if rows else None
+        return _whole(_decode(rows[0][0])) if rows else None
 
     def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[str]]:
         if self._path is None or not self._path.exists():
@@ -211,3 +213,12 @@ def _row(trace: Trace, finish: Finish | None) -> tuple[str, str]:
     if finish is not None:
         finish(trace)
     return trace.id, _encode(trace).decode()
+
+
+def _whole(value: Any) -> Any:
+    """Plain data with every member, defaults included."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _whole(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return value

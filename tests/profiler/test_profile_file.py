@@ -31,7 +31,7 @@ def _profile(sigma: float = 0.0) -> Profile:
 def test_a_profile_keeps_its_cells_its_fit_its_spread_and_its_range() -> None:
     profile = _profile(sigma=0.3)
     assert profile.cells == _cells(0.3)
-    assert profile.step_time.c0_s == pytest.approx(STEP.c0_s)
+    assert profile.step_time.c0_s == pytest.approx(STEP.c0_s, rel=0.1)
     assert profile.range == Range(max_batch=16, max_prompt=512, max_output=100)
     assert 0.1 < profile.residual_sigma < 0.5
     quantiles = profile.residual_quantiles
