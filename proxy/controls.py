@@ -148,6 +148,12 @@ def split_model(model: str) -> tuple[str, str | None]:
 
 def read(headers: list[tuple[bytes, bytes]], slo: Any, tts: Any, suffix: str | None, defaults: SloDefaults) -> Controls:
     """Merge the spellings. `slo`, `tts`: the body's members, None where absent. Raises InvalidControl."""
+    if slo is None and tts is None and suffix is None and defaults.latency_ms is None and defaults.cost_usd is None:
+        for name, _ in headers:
+            if name.startswith(_PREFIXES):
+                break
+        else:
+            return NO_CONTROLS  # the plain request, which most are
     slo_values: dict[str, Any] = {}
     tts_values: dict[str, Any] = {}
     params: dict[str, Any] = {}

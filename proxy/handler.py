@@ -44,7 +44,7 @@ class Handler:
         arrived_at = time.monotonic()
         headers: Headers = scope["headers"]
         trace_id, request_id = ids(headers)
-        trace = Trace(trace_id, request_id, time.time(), scope["path"])
+        trace = Trace(trace_id, round(time.time(), 6), scope["path"], request_id if request_id != trace_id else None)
         client: Client = scope["extensions"][EXTENSION]
         exchange: Exchange | None = None
         try:
@@ -71,7 +71,7 @@ class Handler:
                 internal = UpstreamFailed("The proxy failed to handle the request; its log says why.")
                 await send_error(client, internal, [(b"x-request-id", request_id.encode())])
         finally:
-            trace.latency_ms = (time.monotonic() - arrived_at) * 1e3
+            trace.latency_ms = round((time.monotonic() - arrived_at) * 1e3, 3)
             known = trace.model if trace.model in self._service.catalog.choices else "unknown"
             self._service.metrics.observe(trace, known or "unknown")
             finish = exchange.finish if exchange is not None else None

@@ -19,6 +19,11 @@ class Amount(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str | None = None
 
 
+_UNUSED = Amount(reason="no backend was used")
+_NO_PROFILE = Amount(reason="the backend has no profile")
+_NOT_BILLED = Amount(reason="no price per token is configured")
+
+
 class Ledgers(msgspec.Struct, frozen=True):
     """`paper_cost_per_token`: GPUs × latency / generated tokens, GPU-seconds per token (arXiv 2509.19645)."""
 
@@ -33,17 +38,16 @@ def of_request(backend: Backend | None, attributed_gpu_s: float, wall_s: float, 
     """`attributed_gpu_s`: the branches' shares, losers included; `wall_s`: from the first branch's start to the
     last's end."""
     if backend is None:
-        nothing = Amount(reason="no backend was used")
-        return Ledgers(nothing, nothing, nothing, nothing, None)
-    gpus, step = backend.config.gpus, backend.profile.step_time
-    marginal = gpus * step.c_tok_s * tokens
-    has_profile = bool(backend.profile.cells)
+        return Ledgers(_UNUSED, _UNUSED, _UNUSED, _UNUSED, None)
+    config, profile = backend.config, backend.profile
+    gpus, price = config.gpus, config.gpu_hour_usd
+    exclusive_gpu_s = gpus * wall_s
     return Ledgers(
-        attributed=_priced(backend, attributed_gpu_s),
-        exclusive=_priced(backend, gpus * wall_s),
-        marginal=_priced(backend, marginal) if has_profile else Amount(reason="the backend has no profile"),
-        billed=Amount(reason="no price per token is configured"),
-        paper_cost_per_token=gpus * wall_s / tokens if tokens else None,
+        attributed=_priced(attributed_gpu_s, price),
+        exclusive=_priced(exclusive_gpu_s, price),
+        marginal=_priced(gpus * profile.step_time.c_tok_s * tokens, price) if profile.cells else _NO_PROFILE,
+        billed=_NOT_BILLED,
+        paper_cost_per_token=round(exclusive_gpu_s / tokens, 12) if tokens else None,
     )
 
 
@@ -59,8 +63,9 @@ def total(amounts: Sequence[float | None]) -> float | None:
     return sum(known) if len(known) == len(amounts) else None
 
 
-def _priced(backend: Backend, gpu_seconds: float) -> Amount:
-    price = usd(backend, gpu_seconds)
-    if price is None:
-        return Amount(gpu_seconds, None, f"backend {backend.name} has no gpu_hour_usd")
-    return Amount(gpu_seconds, price)
+def _priced(gpu_seconds: float, gpu_hour_usd: float | None) -> Amount:
+    """Kept to the nanosecond: a request pays for every digit that is stored."""
+    rounded = round(gpu_seconds, 9)
+    if gpu_hour_usd is None:
+        return Amount(rounded, None, "the backend has no gpu_hour_usd")
+    return Amount(rounded, gpu_seconds * gpu_hour_usd / 3600)

@@ -35,7 +35,7 @@ async def pass_through(service: Service, exchange: Exchange, models: Sequence[Se
         body = upstream_body.relayed(call, served.name)
         request = backend.head(call.path).with_body(body, lines)
         extra = [
-            (b"x-request-id", trace.request_id.encode()),
+            (b"x-request-id", (trace.request_id or trace.id).encode()),
             (b"x-tts-strategy", b"none"),
             (b"x-tts-n", b"1"),
             (b"x-tts-backend", backend.name.encode()),
@@ -72,7 +72,7 @@ def _fastest(candidates: list[tuple[Served, Backend]]) -> tuple[Served, Backend]
 
 
 def _plan(served: Served, backend: Backend, considered: int) -> PlanTrace:
-    return PlanTrace(backend.name, served.name, "none", {}, 1, {}, True, considered, {}, [], "pass-through")
+    return PlanTrace(backend.name, served.name, "none", 1, considered, note="pass-through")
 
 
 async def _metered(
@@ -105,13 +105,8 @@ async def _metered(
             backend=backend.name,
             outcome=outcome,
             start_ms=round((started - exchange.arrived_at) * 1e3, 3),
-            first_token_ms=None,
             end_ms=round((ended - exchange.arrived_at) * 1e3, 3),
-            prompt_tokens=0,
-            cached_tokens=None,
-            completion_tokens=0,
-            finish_reason=None,
-            gpu_seconds=gpu_seconds,
+            gpu_seconds=round(gpu_seconds, 9),
             cost_usd=ledgers.usd(backend, gpu_seconds),
             error=error,
         )
@@ -130,15 +125,17 @@ class _Finish:
         self._metrics = metrics
 
     def __call__(self, trace: Trace) -> None:
-        usage = _usage(self._sink.tail) if self._sink is not None else None
+        usage = _usage(self._sink.tail, streamed=self._sink.events > 0) if self._sink is not None else None
         branch = trace.branches[-1]
         if usage is not None:
             branch.prompt_tokens, branch.completion_tokens = usage.prompt_tokens, usage.completion_tokens or 0
         elif self._sink is not None and self._sink.events:
             branch.completion_tokens, trace.tokens_exact = max(0, self._sink.events - 1), False
-        trace.prompt_tokens = sum(row.prompt_tokens for row in trace.branches)
-        trace.completion_tokens = sum(row.completion_tokens for row in trace.branches)
-        gpu_seconds = sum(row.gpu_seconds for row in trace.branches)
+        gpu_seconds = 0.0
+        for row in trace.branches:
+            trace.prompt_tokens += row.prompt_tokens
+            trace.completion_tokens += row.completion_tokens
+            gpu_seconds += row.gpu_seconds
         trace.ledgers = ledgers.of_request(self._backend, gpu_seconds, self._wall_s, trace.completion_tokens)
         self._metrics.count_tokens(trace)
 
@@ -152,10 +149,10 @@ class _HasUsage(msgspec.Struct):
     usage: _Usage | None = None
 
 
-def _usage(tail: bytes) -> _Usage | None:
+def _usage(tail: bytes, *, streamed: bool) -> _Usage | None:
     """From a whole JSON body, or from the last event that has one; None where the answer told none."""
     documents = [tail]
-    if b"data: " in tail:
+    if streamed:
         lines = [line for line in tail.split(b"\n") if line.startswith(b"data: {") and b'"usage":{' in line]
         documents = [line[6:] for line in lines[-1:]]
     for document in documents:

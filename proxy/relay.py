@@ -23,20 +23,22 @@ class RelaySink:
     `tail`: the last bytes of the body, where the usage stands; `events`: how many SSE events went by.
     """
 
+    # Class-level defaults: one of these is made per request, and most never change most of them.
+    status = 0
+    headers: Headers
+    ended = False
+    error: UpstreamError | None = None
+    exchange: Exchange | None = None
+    tail = b""
+    events = 0
+    gone = False
+    _held = 0
+    _paused = False
+    _waiter: asyncio.Future[None] | None = None
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop  # `asyncio.get_running_loop` asks the kernel for our process id each time
-        self.status = 0
-        self.headers: Headers = []
-        self.ended = False
-        self.error: UpstreamError | None = None
-        self.exchange: Exchange | None = None
-        self.tail = b""
-        self.events = 0
-        self.gone = False
         self._chunks: list[bytes] = []
-        self._held = 0
-        self._paused = False
-        self._waiter: asyncio.Future[None] | None = None
 
     def on_head(self, status: int, headers: Headers) -> None:
         self.status, self.headers = status, headers
@@ -77,6 +79,10 @@ class RelaySink:
         if self._paused and self.exchange is not None:
             self._paused = False
             self.exchange.resume()
+        if self.ended and not self.tail and len(data) < KEEP_FOR_USAGE_BYTES:  # an answer in one piece
+            self.tail = data
+            self.events = data.count(b"data: ", 0, 6)
+            return data
         self.events += data.count(b"data: ")
         keep = KEEP_OF_STREAM_BYTES if self.events else KEEP_FOR_USAGE_BYTES
         self.tail = data[-keep:] if len(data) >= keep or not self.tail else (self.tail + data)[-keep:]
@@ -120,10 +126,13 @@ async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool
             raise NothingSent(str(sink.error or f"it answered {sink.status}"))
         if not started:
             started = True
-            own = {name for name, _ in extra}
-            headers = [*(line for line in returned_headers(sink.headers) if line[0] not in own), *extra]
-            if sink.ended:
-                headers = [line for line in headers if line[0] != b"content-length"]
+            whole = sink.ended
+            ours = {name for name, _ in extra}
+            if whole:
+                ours.add(b"content-length")
+            headers = [line for line in returned_headers(sink.headers) if line[0] not in ours]
+            headers += extra
+            if whole:
                 await client.send_whole(sink.status, headers, sink.take())
                 return
             await client.send({"type": "http.response.start", "status": sink.status, "headers": headers})

@@ -83,11 +83,12 @@ async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) 
 
 
 async def _prompt_length(exchange: Exchange, served: Served) -> tuple[float, bool]:
-    """Spends a fifth of the deadline at most; a prompt that is counted here needs no watch over the client."""
+    """Spends a fifth of the deadline at most; without asking a backend there is no need to watch over the client."""
     latency_ms = exchange.call.controls.slo.latency_ms
     ask_for_s = REMOTE_TIMEOUT_S if latency_ms is None else min(REMOTE_TIMEOUT_S, latency_ms / 5e3)
     counting = prompt_length(exchange.call, served, ask_for_s)
-    return await (unless_gone(exchange.client, counting) if served.counter is None else counting)
+    asks = served.counter is None and any(backend.tokenizes for backend in served.backends)
+    return await (unless_gone(exchange.client, counting) if asks else counting)
 
 
 async def _until_answered(
@@ -281,7 +282,7 @@ def _usage(executed: Executed, trace: Trace, status: str) -> reply.Usage:
 def _headers(exchange: Exchange, decision: Decision) -> Headers:
     plan = decision.plan
     return [
-        (b"x-request-id", exchange.trace.request_id.encode()),
+        (b"x-request-id", (exchange.trace.request_id or exchange.trace.id).encode()),
         (b"x-tts-strategy", plan.strategy.encode()),
         (b"x-tts-n", str(plan.branches).encode()),
         (b"x-tts-backend", plan.backend.name.encode()),

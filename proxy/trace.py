@@ -22,14 +22,14 @@ class BranchTrace(msgspec.Struct, omit_defaults=True):
     backend: str
     outcome: str
     start_ms: float
-    first_token_ms: float | None
     end_ms: float | None
-    prompt_tokens: int
-    cached_tokens: int | None
-    completion_tokens: int
-    finish_reason: str | None
     gpu_seconds: float
-    cost_usd: float | None
+    first_token_ms: float | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int | None = None
+    completion_tokens: int = 0
+    finish_reason: str | None = None
+    cost_usd: float | None = None
     answer: str | None = None
     score: float | None = None
     error: str | None = None
@@ -41,23 +41,24 @@ class PlanTrace(msgspec.Struct, omit_defaults=True):
     backend: str
     model: str
     strategy: str
-    params: dict[str, Any]
     n: int
-    predicted: dict[str, Any]
-    feasible: bool
     considered: int
-    dropped: dict[str, int]
-    gave_up: list[str]
+    params: dict[str, Any] = {}
+    predicted: dict[str, Any] = {}
+    feasible: bool = True
+    dropped: dict[str, int] = {}
+    gave_up: list[str] = []
     note: str | None = None
 
 
 class Trace(msgspec.Struct, omit_defaults=True):
-    """One request. `received_at`: Unix seconds; `slo_status`: met, missed, degraded or none."""
+    """One request. `received_at`: Unix seconds; `request_id`: the client's own, None where it is the trace's id;
+    `slo_status`: met, missed, degraded or none."""
 
     id: str
-    request_id: str
     received_at: float
     path: str
+    request_id: str | None = None
     model: str | None = None
     stream: bool = False
     outcome: TraceOutcome = "answered"
@@ -93,9 +94,8 @@ class Trace(msgspec.Struct, omit_defaults=True):
 
 
 def new_id() -> str:
-    """32 hex digits: milliseconds since 1970, then 80 random bits. In order of time, so that the store's index
-    only grows
-    at its end: random ids made every insert four times as dear."""
+    """32 hex digits: milliseconds since 1970, then 80 random bits. In order of time, so that the store's index only
+    grows at its end: random ids made every insert four times as dear."""
     return f"{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}"
 
 

@@ -44,7 +44,7 @@ def test_every_ledger_of_a_priced_request() -> None:
 
 def test_an_unknown_price_is_null_with_a_reason_and_keeps_the_gpu_seconds() -> None:
     ledgers = of_request(_backend(price=None), 1.5, 4.0, 1000)
-    assert ledgers.attributed == Amount(1.5, None, "backend b has no gpu_hour_usd")
+    assert ledgers.attributed == Amount(1.5, None, "the backend has no gpu_hour_usd")
     assert usd(_backend(price=None), 1.5) is None
     assert usd(_backend(price=0), 1.5) == 0.0
 

@@ -16,8 +16,8 @@ from proxy.trace_store import StoreError, TraceStore
 def _trace(trace_id: str, model: str = "m", strategy: str | None = None) -> Trace:
     plan = None
     if strategy is not None:
-        plan = PlanTrace("b", model, strategy, {}, 1, {}, True, 1, {}, [])
-    return Trace(trace_id, f"req-{trace_id}", 1.5, "/v1/chat/completions", model=model, plan=plan, latency_ms=9.0)
+        plan = PlanTrace("b", model, strategy, 1, 1)
+    return Trace(trace_id, 1.5, "/v1/chat/completions", f"req-{trace_id}", model=model, plan=plan, latency_ms=9.0)
 
 
 @contextmanager
