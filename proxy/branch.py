@@ -76,6 +76,7 @@ class BranchStream:
     _status = 0
     _body = b""
     _done_seen = False
+    _reasoning: list[str] | None = None
     _done = False
 
     def __init__(
@@ -93,7 +94,6 @@ class BranchStream:
         self._on_over: Callable[[BranchStream], None] | None = on_over
         self._on_event = on_event
         self._splitter = EventSplitter()
-        self._reasoning: list[str] = []
         self._content: list[str] = []
         self.started_at = clock()
         self.mark = backend.gpu_time.enter()
@@ -194,6 +194,8 @@ class BranchStream:
             reasoning = choice.delta.reasoning or choice.delta.reasoning_content
             content = choice.delta.content
         if reasoning:
+            if self._reasoning is None:
+                self._reasoning = []
             self._reasoning.append(reasoning)
         if content:
             self._content.append(content)

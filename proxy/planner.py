@@ -156,6 +156,8 @@ class Candidates:
         found: dict[str, np.ndarray] = {}
         if not self.fits.all():
             found["queue"] = np.where(self.fits, 0.0, CANNOT_TELL)
+        if not slo.demanding:
+            return found
         with np.errstate(divide="ignore", invalid="ignore"):
             if slo.latency_ms is not None:
                 found["latency"] = np.maximum(np.log(self.tail_s * 1e3 / slo.latency_ms), 0)
@@ -226,6 +228,8 @@ def rank(ask: Ask, models: Sequence[Served]) -> list[tuple[Plan, tuple[str, ...]
 
 def _nearest(candidates: Candidates, violations: dict[str, np.ndarray], rows: np.ndarray) -> int:
     """The best of the feasible rows; where there are none, of those that are least over their limits together."""
+    if len(rows) == 1:
+        return int(rows[0])
     if violations:
         over = sum(violations.values(), np.zeros(1))[rows]
         rows = rows[over == over.min()]

@@ -32,7 +32,8 @@ class EventSplitter:
                 return []
             data = bytes(self._rest)
         if data.endswith(b"\n\n"):
-            self._rest = bytearray()
+            if self._rest:
+                self._rest = bytearray()
             blocks = data[:-2].split(b"\n\n")
         else:
             *blocks, rest = data.split(b"\n\n")
