@@ -20,12 +20,15 @@ class GpuTime:
         self._busy_s = 0.0
         self._last = clock()
         self.running = 0
+        self._peak = 0
         self.others = 0.0  # branches of other clients on this engine, from its metrics
 
     def enter(self) -> float:
         """A branch starts; give the mark to `leave`."""
         self._advance()
         self.running += 1
+        if self.running > self._peak:
+            self._peak = self.running
         return self._share_s
 
     def leave(self, mark: float) -> float:
@@ -33,6 +36,11 @@ class GpuTime:
         self._advance()
         self.running -= 1
         return (self._share_s - mark) * self._gpus
+
+    def take_peak(self) -> int:
+        """The most of our branches that ran at once since the last call."""
+        peak, self._peak = self._peak, self.running
+        return peak
 
     def set_others(self, branches: float) -> None:
         """From now on, `branches` of other clients share the engine with ours."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from pathlib import Path
@@ -65,7 +66,7 @@ async def _story(engines: Engines, config_path: Path, config: Config, reprofile:
         click.echo(f"    the proxy listens on {url}")
         click.echo(f"\n4/4 one question, to be answered within {SLO_MS / 1e3:g} s")
         await _ask(url, config.models[0].name)
-        click.echo(_how_to_call(url, config.models[0].name))
+        click.echo(_how_to_call(url, config.models[0].name, config_path))
         if once:
             return
         click.echo("Ctrl-C stops the proxy and every engine.")
@@ -149,7 +150,8 @@ async def _ask(url: str, model: str) -> None:
     )
 
 
-def _how_to_call(url: str, model: str) -> str:
+def _how_to_call(url: str, model: str, config_path: Path) -> str:
+    command = os.path.relpath(sys.argv[0]) if sys.argv[0].endswith("paretoproxy") else "paretoproxy"
     return f"""
 Paste one of these (any OpenAI client works; the SLO is a header):
 
@@ -165,6 +167,6 @@ Paste one of these (any OpenAI client works; the SLO is a header):
     )
     print(answer.choices[0].message.content, answer.usage)
 
-    paretoproxy plan --config examples/demo-fleet.yaml --latency-ms 5000     # what it would choose, and why
-    paretoproxy traces --config examples/demo-fleet.yaml                     # what each request cost
+    {command} plan --config {config_path} --latency-ms 5000     # what it would choose, and why
+    {command} traces --config {config_path}                     # what each request cost
 """

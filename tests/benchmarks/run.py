@@ -142,7 +142,8 @@ def _start_stacks(run: Run, names: tuple[str, ...], servers: ExitStack) -> None:
 
 def _interpreter() -> str:
     """One built without profile-guided optimisation, as pyenv builds unless told, costs the proxy a tenth or more."""
-    return f"paretoproxy ran on {platform.python_implementation()} {platform.python_version()}, {platform.python_compiler()}"
+    build = f"{platform.python_implementation()} {platform.python_version()}, {platform.python_compiler()}"
+    return f"paretoproxy ran on {build}"
 
 
 def _cores() -> tuple[int, int, list[str]]:

@@ -64,3 +64,13 @@ def test_shares_sum_to_busy_time_whatever_comes_and_goes(steps: list[Step], gpus
     shares += sum(ledger.leave(mark) for mark in marks)
     assert shares == pytest.approx(ledger.busy_gpu_s(), abs=1e-9)
     assert shares == pytest.approx(busy_s * gpus, abs=1e-9)
+
+
+def test_the_peak_since_the_last_look_covers_branches_that_just_ended() -> None:
+    time = GpuTime(1, lambda: 0.0)
+    marks = [time.enter() for _ in range(3)]
+    for mark in marks:
+        time.leave(mark)
+    time.enter()
+    assert time.take_peak() == 3  # the engine may still count the three
+    assert time.take_peak() == 1
