@@ -23,7 +23,7 @@ class Run:
     """One plan being executed: the `strategies.Context` of its strategy, and the record of all that it did.
 
     `decide_by`: loop time at which arrivals end; None: no deadline. `on_event` gets the payloads of a lone branch
-    as they come.
+    as they come, `on_answer` each finished branch's answer.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class Run:
         *,
         decide_by: float | None,
         on_event: Callable[[bytes], None] | None = None,
+        on_answer: Callable[[Answer | None], None] | None = None,
     ) -> None:
         self.backend = backend
         self.branches: list[BranchStream] = []
@@ -42,6 +43,7 @@ class Run:
         self._grouper = grouper
         self._decide_by = decide_by
         self._on_event = on_event
+        self._on_answer = on_answer
         self._loop = asyncio.get_running_loop()
         self._open: set[FanOut] = set()
         self._client_gone = False
@@ -55,6 +57,8 @@ class Run:
         found = await self._grouper.group(branch.text)
         if found is not None:
             self.branches[branch.index].answer = found.text
+        if self._on_answer is not None:
+            self._on_answer(found)
         return found
 
     def client_gone(self) -> None:

@@ -130,6 +130,22 @@ def chunk(event: bytes, index: int) -> bytes:
     return msgspec.json.encode(members)
 
 
+def id_of(chunk: bytes) -> str:
+    return str(msgspec.json.decode(chunk)["id"])
+
+
+def with_id(chunk: bytes, chunk_id: str) -> bytes:
+    """All chunks of one stream have one id."""
+    return msgspec.json.encode({**msgspec.json.decode(chunk), "id": chunk_id})
+
+
+def reasoning_chunk(text: str, trace_id: str, model: str, created: int) -> bytes:
+    """The proxy's own words, as a chat's reasoning delta under the name that vLLM gives it."""
+    members = _bare(True, trace_id, model, created)
+    members["choices"] = [{"index": 0, "delta": {"reasoning": text}, "logprobs": None, "finish_reason": None}]
+    return msgspec.json.encode(members)
+
+
 def final_chunk(event: bytes | None, index: int, chat: bool, trace_id: str, model: str, created: int) -> bytes:
     """Ends a branch that was cut: an empty delta with finish_reason "length", shaped like the branch's own chunks."""
     members: dict[str, Any] = msgspec.json.decode(event) if event else _bare(chat, trace_id, model, created)

@@ -29,7 +29,7 @@ from proxy.fanout import Run
 from proxy.ledgers import usd
 from proxy.planner import Ask, Decision, NoCandidate, choose
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
-from proxy.scale_stream import Events, StreamedReply
+from proxy.scale_stream import Events, StreamedReply, VoteSoFar
 from proxy.scale_trace import note_plan, note_run
 from proxy.server_protocol import Client
 from proxy.service import Service
@@ -139,7 +139,9 @@ async def _execute(
     call, plan = exchange.call, decision.plan
     strategy = service.registry.build(plan.strategy, plan.params)
     live = streamed is not None and plan.branches == 1
-    events = Events() if live else None
+    progress = streamed is not None and not live and call.chat and call.controls.progress
+    events = Events(content=live) if live or progress else None
+    told = VoteSoFar(events, plan.branches, exchange.trace.id, plan.backend.model) if events and progress else None
     decide_by = None
     if asked.ask.slo.latency_ms is not None:
         decide_by = exchange.arrived_at + asked.ask.slo.latency_ms / 1e3 - service.finish_time.reserve_s
@@ -151,7 +153,8 @@ async def _execute(
         _requests(call, decision, exchange.trace, live=live),
         grouper,
         decide_by=decide_by,
-        on_event=events.put if events is not None else None,
+        on_event=events.put if events is not None and live else None,
+        on_answer=told.add if told is not None else None,
     )
     if streamed is not None:
         await streamed.start(_headers(exchange, decision))

@@ -18,16 +18,18 @@ from proxy.errors import ProxyError
 from proxy.fanout import Run
 from proxy.sse import DONE, KEEP_ALIVE, event
 from proxy.upstream.connection import Exchange, Headers
-from strategies.base import Outcome
+from strategies.base import Answer, Outcome
 
 KEEP_ALIVE_EVERY_S = 2.0
 PAUSE_AT_EVENTS = 256
 
 
 class Events:
-    """Payloads of a lone branch on their way to the client; the backend is paused while too many wait."""
+    """Payloads on their way to the client while the strategy runs: a lone branch's own (`content`), whose backend is
+    paused while too many wait, or the vote so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, content: bool) -> None:
+        self.content = content
         self.waiting: deque[bytes] = deque()
         self.arrived = asyncio.Event()
         self.run: Run | None = None
@@ -36,7 +38,7 @@ class Events:
     def put(self, payload: bytes) -> None:
         self.waiting.append(payload)
         self.arrived.set()
-        if len(self.waiting) > PAUSE_AT_EVENTS and self._paused is None and self.run is not None:
+        if self.content and len(self.waiting) > PAUSE_AT_EVENTS and self._paused is None and self.run is not None:
             self._paused = self.run.branches[-1].exchange
             if self._paused is not None:
                 self._paused.pause()
@@ -51,6 +53,32 @@ class Events:
         return taken
 
 
+class VoteSoFar:
+    """`tts.progress`: after every finished branch a reasoning delta that tells the vote."""
+
+    def __init__(self, events: Events, branches: int, trace_id: str, model: str) -> None:
+        self._events = events
+        self._branches = branches
+        self._trace_id = trace_id
+        self._model = model
+        self._created = int(time.time())
+        self._arrived = 0
+        self._votes: dict[int, int] = {}
+        self._written: dict[int, str] = {}
+
+    def add(self, answer: Answer | None) -> None:
+        """One more branch has finished, with this answer."""
+        self._arrived += 1
+        if answer is not None:
+            self._votes[answer.group] = self._votes.get(answer.group, 0) + 1
+            self._written.setdefault(answer.group, answer.text)
+        text = f"{self._arrived} of {self._branches} samples finished"
+        if self._votes:
+            leader = max(self._votes, key=self._votes.__getitem__)
+            text += f"; {self._votes[leader]} say {self._written[leader]}"
+        self._events.put(reply.reasoning_chunk(f"{text}\n", self._trace_id, self._model, self._created))
+
+
 class StreamedReply:
     """One SSE response. `sent_content`: the client has part of an answer, so no other backend may start over."""
 
@@ -60,6 +88,7 @@ class StreamedReply:
         self._created = int(time.time())
         self.started = False
         self.sent_content = False
+        self._id: str | None = None
 
     async def start(self, headers: Headers) -> None:
         """Status, headers and a first comment: the stream is valid from here on. A second plan changes no header."""
@@ -71,7 +100,7 @@ class StreamedReply:
         await self._write(KEEP_ALIVE)
 
     async def while_running(self, strategy: Coroutine[Any, Any, Outcome], run: Run, events: Events | None) -> Outcome:
-        """Run the strategy in a task of its own; meanwhile relay a lone branch's events, or keep the stream alive."""
+        """Run the strategy in a task of its own; meanwhile relay what events there are, and keep the stream alive."""
         if events is not None:
             events.run = run
         task = asyncio.get_running_loop().create_task(strategy)
@@ -100,23 +129,28 @@ class StreamedReply:
             events.arrived.clear()
             if not events.waiting:
                 continue
-            self.sent_content = True
-            await self._write(b"".join(event(reply.chunk(payload, 0)) for payload in events.take()))
+            taken = events.take()
+            if events.content:
+                self.sent_content = True
+            else:  # the winner's chunks follow under the id that these have
+                self._id = reply.id_of(taken[0])
+            await self._write(b"".join(event(reply.chunk(payload, 0)) for payload in taken))
 
     async def finish(self, winners: Sequence[BranchStream], usage: reply.Usage, trace_id: str, model: str) -> None:
         """The winners' chunks (those not sent live), an ending for a cut one, the usage where asked for, [DONE]."""
-        call, parts = self._call, list[bytes]()
+        call, chunks = self._call, list[bytes]()
         for index, branch in enumerate(winners):
             if not self.sent_content:
-                parts += [event(reply.chunk(payload, index)) for payload in branch.events]
+                chunks += [reply.chunk(payload, index) for payload in branch.events]
             if branch.finish_reason is None:
                 last = branch.events[-1] if branch.events else None
-                parts.append(event(reply.final_chunk(last, index, call.chat, trace_id, model, self._created)))
+                chunks.append(reply.final_chunk(last, index, call.chat, trace_id, model, self._created))
         if call.include_usage:
             last = winners[0].events[-1] if winners[0].events else None
-            parts.append(event(reply.usage_chunk(last, usage, call.chat, trace_id, model, self._created)))
-        parts.append(event(DONE))
-        await self._write(b"".join(parts), more=False)
+            chunks.append(reply.usage_chunk(last, usage, call.chat, trace_id, model, self._created))
+        if self._id is not None:
+            chunks = [reply.with_id(chunk, self._id) for chunk in chunks]
+        await self._write(b"".join(map(event, [*chunks, DONE])), more=False)
 
     async def fail(self, error: ProxyError) -> None:
         """An error after the status line: OpenAI clients raise it from this event."""

@@ -131,3 +131,39 @@ async def test_a_streamed_vote_cancels_what_it_does_not_need(fleet: Fleet) -> No
 
     assert events.text == FOUR
     await until(lambda: [r.cancelled for r in backend.generations].count(True) == 2)
+
+
+def _reasoning(events: Events) -> list[str]:
+    deltas = [chunk["choices"][0]["delta"] for chunk in events.chunks if chunk["choices"]]
+    return [delta["reasoning"] for delta in deltas if "reasoning" in delta]
+
+
+async def test_progress_tells_the_vote_so_far_as_reasoning_and_then_the_winner(fleet: Fleet) -> None:
+    backend, proxy = await fleet.one()
+    backend.will(says(FIVE), says(FOUR), says(FOUR))
+
+    events = await proxy.stream({**vote(3, progress=True), **STREAM})
+
+    told = _reasoning(events)
+    assert len(told) == 3
+    assert told[-1] == "3 of 3 samples finished; 2 say 4\n"
+    assert (events.text, events.finish_reasons, events.done) == (FOUR, ["stop"], True)
+    assert len({chunk["id"] for chunk in events.chunks}) == 1
+    assert events.usage is not None and events.usage["tts"]["agreement"] == pytest.approx(2 / 3)
+
+
+async def test_progress_is_told_while_the_vote_is_still_open(fleet: Fleet) -> None:
+    backend, proxy = await fleet.one()
+    late = asyncio.Event()
+    backend.will(says(FOUR), says(FOUR, when=late))
+
+    async with await proxy.connect() as client:
+        await client.post({**vote(2, progress=True), "stream": True})
+        await client.read_until(b"1 of 2 samples finished; 1 say 4")
+        late.set()
+        await client.read_until(b"data: [DONE]\n\n")
+
+
+async def test_a_lone_branch_has_no_vote_to_tell_of(fleet: Fleet) -> None:
+    _, proxy = await fleet.one()
+    assert _reasoning(await proxy.stream(chat(tts={"strategy": "none", "progress": True, "max_tokens": 9}))) == []
