@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from proxy.errors import BodyTooLarge, ClientGone, InvalidRequest, ProxyError
+from proxy.errors import BodyTooLarge, ClientGone, ClientTimeout, InvalidRequest, ProxyError
 from proxy.server_protocol import Client
 from proxy.upstream.connection import Headers
 
@@ -17,34 +17,42 @@ Send = Callable[[Message], Any]
 T = TypeVar("T")
 
 JSON = (b"content-type", b"application/json")
+BODY_TIMEOUT_S = 60.0
 
 
-async def read_body(headers: Headers, receive: Receive, limit_bytes: int) -> bytes:
-    """Raises BodyTooLarge (before reading, where content-length says so), InvalidRequest, ClientGone."""
+async def read_body(headers: Headers, receive: Receive, limit_bytes: int, *, is_here: bool = False) -> bytes:
+    """`is_here`: it came with the head, so that there is nothing to wait for.
+
+    Raises BodyTooLarge (before reading, where content-length says so), InvalidRequest, ClientTimeout, ClientGone.
+    """
     for name, value in headers:
         if name == b"content-length":
             if not value.isdigit():
                 raise InvalidRequest("content-length is not a number")
             if int(value) > limit_bytes:
                 raise BodyTooLarge(limit_bytes)
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    if not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > limit_bytes:
-            raise BodyTooLarge(limit_bytes)
-        return body
-    parts, size = [message.get("body", b"")], len(message.get("body", b""))
-    while message.get("more_body"):
+    if is_here:
+        return await _read_parts(receive, limit_bytes)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _read_parts(receive, limit_bytes)
+    except TimeoutError:
+        raise ClientTimeout(BODY_TIMEOUT_S) from None
+
+
+async def _read_parts(receive: Receive, limit_bytes: int) -> bytes:
+    parts, size = list[bytes](), 0
+    while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
+        part = message.get("body", b"")
+        size += len(part)
         if size > limit_bytes:
             raise BodyTooLarge(limit_bytes)
-    return b"".join(parts)
+        if not message.get("more_body"):
+            return b"".join([*parts, part]) if parts else part
+        parts.append(part)
 
 
 async def send_error(client: Client, error: ProxyError, extra: Headers) -> None:

@@ -1,9 +1,19 @@
 """Every error that a client can be given, as a tree; `envelope` is the one place where it becomes OpenAI's JSON.
 
-ProxyError ├── InvalidRequest (400)      ── InvalidControl (400, names the control) ├── Unauthorized (401) ├──
-NotFound (404)            ── UnknownModel (404) ├── MethodNotAllowed (405) ├── ClientTimeout (408) ├── BodyTooLarge
-(413) ├── Unavailable (503)         ── SloInfeasible (503, before anything was spent) ├── UpstreamFailed (502) ├──
-UpstreamRefused (the backend's own 4xx, its body relayed) └── DeadlineExceeded (504)
+ProxyError
+├── InvalidRequest (400)
+│   └── InvalidControl (400, names the control)
+├── Unauthorized (401)
+├── NotFound (404)
+│   └── UnknownModel (404)
+├── MethodNotAllowed (405)
+├── ClientTimeout (408)
+├── BodyTooLarge (413)
+├── UpstreamFailed (502)
+├── Unavailable (503)
+│   └── SloInfeasible (503, before anything was spent)
+├── DeadlineExceeded (504)
+└── UpstreamRefused (the backend's own status and body, relayed)
 """
 
 from __future__ import annotations
@@ -92,6 +102,9 @@ class MethodNotAllowed(ProxyError):
 class ClientTimeout(ProxyError):
     status = 408
     type = "invalid_request_error"
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"The request body did not arrive within {limit_s:g} s.", code="request_timeout")
 
 
 class BodyTooLarge(ProxyError):

@@ -51,7 +51,8 @@ class Handler:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(scope["method"], scope["path"], "POST")
             authorize(self._service.api_keys, headers)
-            body = await read_body(headers, client.receive, self._service.config.server.max_body_bytes)
+            limit = self._service.config.server.max_body_bytes
+            body = await read_body(headers, client.receive, limit, is_here=client.body_is_here)
             call = parse(scope["path"], headers, body, self._service.config.slo.defaults)
             exchange = Exchange(call, client, arrived_at, trace)
             await self._dispatch(exchange)

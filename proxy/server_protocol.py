@@ -33,6 +33,11 @@ class Client:
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._protocol.loop
 
+    @property
+    def body_is_here(self) -> bool:
+        """The whole request body has arrived."""
+        return self._cycle is not None and not self._cycle.more_body
+
     def begin(self, cycle: RequestResponseCycle) -> None:
         """By the protocol, once the head is read."""
         self._cycle = cycle

@@ -9,6 +9,8 @@ import pytest
 from http_rig import CHAT, Fleet, chat
 from scripted_backend import answers
 
+from proxy import asgi
+
 LIMIT_BYTES = 10 * 1024 * 1024
 
 
@@ -243,3 +245,13 @@ async def test_an_error_carries_the_request_id(fleet: Fleet) -> None:
     answer = await proxy.ask(chat(model="gpt-4"), x_request_id="mine")
 
     assert answer.headers["x-request-id"] == "mine"
+
+
+async def test_a_body_that_does_not_arrive_is_408(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi, "BODY_TIMEOUT_S", 0.05)
+    _, proxy = await fleet.one()
+    async with await proxy.connect() as client:
+        client.writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: proxy\r\ncontent-length: 100\r\n\r\n{{".encode())
+        head = await client.read_until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"request_timeout"' in await client.read_until(b"}}")
