@@ -4,9 +4,10 @@ from files.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil, log
+from math import ceil, log2
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from proxy.tokenizer_json import UnsupportedTokenizer
 from proxy.tokens import TokenCounter
 from strategies.answers import AnswerKind
 from strategies.registry import InvalidParameters, Registry
+
+log = logging.getLogger("paretoproxy")
 
 Clock = Callable[[], float]
 BUCKETS_PER_DOUBLING = 4
@@ -146,7 +149,7 @@ def _bucket(max_tokens: int | None) -> int:
     """0 for no limit, else rounded up to a quarter of a doubling: few tables, never an optimistic one."""
     if max_tokens is None or max_tokens > 1 << 20:
         return 0
-    return ceil(2 ** (ceil(log(max(1, max_tokens), 2) * BUCKETS_PER_DOUBLING) / BUCKETS_PER_DOUBLING))
+    return ceil(2 ** (ceil(log2(max(1, max_tokens)) * BUCKETS_PER_DOUBLING) / BUCKETS_PER_DOUBLING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,11 @@ def _serve(
 
 def _profile(backend: BackendConfig) -> profile_file.Profile | None:
     if backend.profile is None:
+        return None
+    if not backend.profile.exists():
+        log.warning(
+            "backend %s: %s is not there yet (`paretoproxy profile`); a wide prior", backend.name, backend.profile
+        )
         return None
     try:
         return profile_file.read(backend.profile)

@@ -1,12 +1,17 @@
 """The planner's choice among backends: kinds, health, load, queues and prices."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from planner_tables import SETTINGS, ask, backend, chosen, decide, served
 
+from proxy.catalog import build
+from proxy.config import load
 from proxy.controls import Slo
 from proxy.correction import Forecast
 from proxy.planner import Decision, NoCandidate, choose
+from strategies.registry import Registry
 
 
 def test_a_greedy_only_backend_serves_greedy_requests_only() -> None:
@@ -77,3 +82,14 @@ def test_a_choice_among_models_is_made_like_one_among_backends() -> None:
     assert isinstance(cheapest, Decision)
     assert (best.plan.backend.name, best.plan.branches) == ("large", 1)  # all as good: the cheapest of them
     assert (cheapest.plan.backend.name, cheapest.plan.branches) == ("a", 1)
+
+
+def test_a_profile_that_is_not_there_yet_is_a_wide_prior_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An engine that a configuration names but that was never started must not keep the others from serving."""
+    config = tmp_path / "fleet.yaml"
+    config.write_text("models: [{name: m, backends: [{name: a, url: 'http://127.0.0.1:1', profile: a.json}]}]")
+    catalog = build(load(config, {}), Registry.installed(), lambda: 0.0)
+    assert catalog.backends[0].profile.cells == []
+    assert "paretoproxy profile" in caplog.text
