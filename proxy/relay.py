@@ -81,7 +81,8 @@ class RelaySink:
             self.exchange.resume()
         if self.ended and not self.tail and len(data) < KEEP_FOR_USAGE_BYTES:  # an answer in one piece
             self.tail = data
-            self.events = data.count(b"data: ", 0, 6)
+            if data.startswith((b"data: ", b":")):
+                self.events = data.count(b"data: ")
             return data
         self.events += data.count(b"data: ")
         keep = KEEP_OF_STREAM_BYTES if self.events else KEEP_FOR_USAGE_BYTES
