@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from proxy.upstream.connection import Headers
 
 EXTENSION = "paretoproxy.client"
+MAX_PIPELINED = 16
 
 
 class Client:
@@ -104,6 +105,7 @@ class Watch:
             self.tell()
         else:
             self._protocol.watches.add(self)
+            self._protocol.flow.resume_reading()  # a large body stops it, and with it the news that the client leaves
         return self
 
     def __exit__(
@@ -136,6 +138,9 @@ class ServerProtocol(HttpToolsProtocol):
         if self.cycle is not before:  # else it was an upgrade
             client: Client = self.scope["extensions"][EXTENSION]  # type: ignore[assignment]
             client.begin(self.cycle)
+        if 0 < len(self.pipeline) <= MAX_PIPELINED:
+            # uvicorn stops reading once a request waits for the one before it, and would not see the client leave.
+            self.flow.resume_reading()
 
     # One keep-alive timer a connection, which looks when the last answer was, instead of one made and cancelled with
     # every request. uvicorn arms it after each answer and disarms it with each request through these two.
