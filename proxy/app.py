@@ -19,6 +19,7 @@ from proxy.config import Config
 from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, envelope
 from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
 from proxy.plan_view import plan_view
+from proxy.server_protocol import EXTENSION
 from proxy.service import Service
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -50,8 +51,12 @@ def build(config: Config) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (handler := hot.get(scope["path"])) is not None:
             await handler(scope, receive, send)
-        else:
+            return
+        try:
             await asgi_side(scope, receive, send)
+        finally:
+            if (client := scope.get("extensions", {}).get(EXTENSION)) is not None:
+                client.end()
 
     return app
 

@@ -45,7 +45,9 @@ class Client:
 
     def end(self) -> None:
         """The request is over: uvicorn's side knows us, so let go of it, and no cycle is left for the collector."""
-        self._cycle = None
+        cycle, self._cycle = self._cycle, None
+        if cycle is not None and self._protocol.lost:  # uvicorn tells only the newest of pipelined requests
+            cycle.disconnected = True
 
     async def receive(self) -> dict[str, Any]:
         """ASGI's receive: the request's body, piece by piece."""
@@ -68,7 +70,8 @@ class Client:
         """A whole answer; `headers` without content-length. Raises ValueError for a header that breaks its line."""
         cycle = self._cycle
         assert cycle is not None
-        if cycle.flow.write_paused or not cycle.keep_alive:  # rare: let uvicorn wait, or close
+        # Rare: let uvicorn wait, close, or keep the body back.
+        if cycle.flow.write_paused or not cycle.keep_alive or cycle.scope["method"] == "HEAD":
             length = (b"content-length", b"%d" % len(body))
             await self.send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
             await self.send({"type": "http.response.body", "body": body})
@@ -78,7 +81,7 @@ class Client:
         self.started = True
         lines = [b"%b: %b\r\n" % line for line in headers]
         head = b"%b%bcontent-length: %d\r\n\r\n" % (STATUS_LINE[status], b"".join(lines), len(body))
-        if head.count(b"\n") != len(lines) + 3:
+        if not head.count(b"\n") == head.count(b"\r") == len(lines) + 3:
             raise ValueError("a response header holds a line break")
         cycle.response_started = cycle.response_complete = True
         cycle.transport.write(head + body)
@@ -149,13 +152,13 @@ class ServerProtocol(HttpToolsProtocol):
         self._idle_since = None
 
     def on_response_complete(self) -> None:
-        timer = self.timeout_keep_alive_task
-        if timer is None or self.pipeline or self.transport.is_closing():
+        timer, next_waits = self.timeout_keep_alive_task, bool(self.pipeline)
+        if timer is None or next_waits or self.transport.is_closing():
             super().on_response_complete()
         else:
             self.server_state.total_requests += 1
             self.flow.resume_reading()
-        self._idle_since = self.loop.time()
+        self._idle_since = None if next_waits else self.loop.time()
 
     def timeout_keep_alive_handler(self) -> None:
         self.timeout_keep_alive_task = None

@@ -33,3 +33,21 @@ async def test_requests_leave_nothing_for_the_cycle_collector(fleet: Fleet, head
     # Connections that a cancelled branch closed are cycles by nature, and few.
     per_request = {"Client", "Exchange", "BranchStream", "Run", "FanOut", "RelaySink", "Trace"}
     assert not per_request & set(left), left
+
+
+async def test_side_routes_leave_no_client_behind(fleet: Fleet) -> None:
+    _, proxy = await fleet.one()
+    await proxy.client.get("/health")
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(MANY):
+            await proxy.client.get("/health")
+        gc.collect()
+        left = Counter(type(each).__qualname__ for each in gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left["Client"] == left["RequestResponseCycle"] == 0

@@ -119,3 +119,28 @@ async def test_a_client_that_leaves_after_a_body_of_any_size_stops_its_request(f
     await backend.generation(0)
     client.leave()
     await proxy.nothing_left()
+
+
+async def test_a_pipelined_request_may_take_longer_than_the_idle_limit(fleet: Fleet) -> None:
+    backend, proxy = await fleet.one()
+    _idle_limit(proxy)
+    late = asyncio.Event()
+    backend.will(says("one"), says("two"), says("three", when=late))
+    async with await proxy.connect() as client:
+        client.writer.write(_request("q"))
+        await _answer(client)  # arms the timer
+        client.writer.write(_request("q") + _request("q"))
+        await _answer(client)
+        await asyncio.sleep(2 * IDLE_S)
+        late.set()
+        assert b"three" in (await _answer(client))[1]
+
+
+async def test_head_gets_no_body(fleet: Fleet) -> None:
+    _, proxy = await fleet.one()
+    async with await proxy.connect() as client:
+        client.writer.write(f"HEAD {CHAT} HTTP/1.1\r\nhost: proxy\r\n\r\n".encode())
+        assert (await client.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
+        client.writer.write(b"GET /health HTTP/1.1\r\nhost: proxy\r\n\r\n")
+        head, body = await _answer(client)
+        assert head.startswith(b"HTTP/1.1 200 ") and body == b'{"status":"ok"}'
