@@ -71,8 +71,11 @@ class Machine:
 
     def contention(self, config: Config) -> str | None:
         """What this machine cannot show, in a sentence; None where every rank has its own core or GPU."""
-        ranks = [backend.tensor_parallel_size for backend in config.backends() if backend.launch]
-        have, what = (self.gpus, "GPUs") if self.gpus else (len(self.cores), "cores")
+        started = [
+            backend for backend in config.backends() if backend.launch and backend.name not in self.left_out(config)
+        ]
+        ranks = [backend.tensor_parallel_size for backend in started]
+        have, what = (self.gpus, "GPU") if self.gpus else (len(self.cores), "cores")
         if self.gpus >= sum(ranks) or (not self.gpus and cores_suffice(ranks, self.cores)):
             return None
         return (

@@ -53,8 +53,11 @@ def of_request(backend: Backend | None, attributed_gpu_s: float, wall_s: float, 
 
 def usd(backend: Backend, gpu_seconds: float) -> float | None:
     """Null where the backend has no price."""
-    price = backend.config.gpu_hour_usd
-    return None if price is None else gpu_seconds * price / 3600
+    return _usd(gpu_seconds, backend.config.gpu_hour_usd)
+
+
+def _usd(gpu_seconds: float, gpu_hour_usd: float | None) -> float | None:
+    return None if gpu_hour_usd is None else gpu_seconds * gpu_hour_usd / 3600
 
 
 def total(amounts: Sequence[float | None]) -> float | None:
@@ -65,7 +68,5 @@ def total(amounts: Sequence[float | None]) -> float | None:
 
 def _priced(gpu_seconds: float, gpu_hour_usd: float | None) -> Amount:
     """Kept to the nanosecond: a request pays for every digit that is stored."""
-    rounded = round(gpu_seconds, 9)
-    if gpu_hour_usd is None:
-        return Amount(rounded, None, "the backend has no gpu_hour_usd")
-    return Amount(rounded, gpu_seconds * gpu_hour_usd / 3600)
+    reason = "the backend has no gpu_hour_usd" if gpu_hour_usd is None else None
+    return Amount(round(gpu_seconds, 9), _usd(gpu_seconds, gpu_hour_usd), reason)

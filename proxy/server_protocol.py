@@ -76,7 +76,7 @@ class Client:
             await self.send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
             await self.send({"type": "http.response.body", "body": body})
             return
-        if cycle.disconnected:
+        if cycle.disconnected or self._protocol.lost:
             return
         self.started = True
         lines = [b"%b: %b\r\n" % line for line in headers]
