@@ -14,8 +14,8 @@ import numpy as np
 from profiler.replay import Replays, Sample, replay
 from strategies.base import Shape
 
-SCHEMA = 1
-QUANTILE_POINTS = 128
+SCHEMA = 2
+DRAWS = 128
 
 
 class QualityError(ValueError):
@@ -45,8 +45,8 @@ class StoredQuestion(msgspec.Struct, frozen=True):
 class Curve(msgspec.Struct, frozen=True):
     """One strategy setting. `accuracy_lower`: 5th percentile of the bootstrap over questions.
 
-    `steps`, `branch_steps`, `kv_steps`: joint draws (row i of each belongs together) of the setting's work,
-    ordered by steps.
+    `lengths`: draws of the setting's work, each the tokens of every branch until the decision, ascending; the draws are
+    ordered by the last.
     """
 
     strategy: str
@@ -54,9 +54,7 @@ class Curve(msgspec.Struct, frozen=True):
     greedy: bool
     accuracy: float
     accuracy_lower: float
-    steps: list[int]
-    branch_steps: list[int]
-    kv_steps: list[int]
+    lengths: list[list[int]]
 
 
 class Quality(msgspec.Struct, frozen=True):
@@ -94,17 +92,15 @@ def bootstrap_lower(by_question: np.ndarray, *, draws: int = 1000, level: float 
 def curve(strategy: str, params: dict[str, Any], shape: Shape, pool: list[StoredQuestion], *, greedy: bool) -> Curve:
     """Derive one setting's curve from the pool."""
     replays, accuracy, lower = derive(shape, pool, greedy=greedy)
-    order = np.argsort(replays.steps, kind="stable")
-    chosen = order[np.linspace(0, len(order) - 1, min(QUANTILE_POINTS, len(order))).round().astype(int)]
+    order = np.argsort(replays.lengths[:, -1], kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(DRAWS, len(order))).round().astype(int)]
     return Curve(
         strategy=strategy,
         params=params,
         greedy=greedy,
         accuracy=round(accuracy, 4),
         accuracy_lower=round(lower, 4),
-        steps=replays.steps[chosen].tolist(),
-        branch_steps=replays.branch_steps[chosen].tolist(),
-        kv_steps=replays.kv_steps[chosen].astype(int).tolist(),
+        lengths=replays.lengths[chosen].tolist(),
     )
 
 

@@ -2,7 +2,7 @@
 would have spent.
 
 All branches of a replay advance one token a step, so branches arrive in the order of their lengths. The replay's work
-is told in units that any backend's step-time model turns into seconds: steps, branch-steps, and KV-token-steps.
+is told as the tokens of each branch until the decision: any backend's step-time model turns those into seconds.
 """
 
 from __future__ import annotations
@@ -26,17 +26,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Replays:
-    """R replays of a shape: each array is (R,), except `question`, which says whose samples were drawn.
+    """R replays of a shape of N branches. `question` (R,): whose samples were drawn; `correct` (R,).
 
-    `steps`: decode steps until the decision; `branch_steps`: generated tokens of all branches, cancelled ones included;
-    `kv_steps`: generated KV tokens summed over steps (the prompt's come on top: prompt × branch_steps).
+    `lengths` (R, N): tokens that each branch generated until the decision, ascending; cancelled ones included.
     """
 
     question: np.ndarray
     correct: np.ndarray
-    steps: np.ndarray
-    branch_steps: np.ndarray
-    kv_steps: np.ndarray
+    lengths: np.ndarray
 
 
 def replay(pool: Sequence[Sequence[Sample]], shape: Shape, per_question: int, seed: int = 0) -> Replays:
@@ -45,19 +42,19 @@ def replay(pool: Sequence[Sequence[Sample]], shape: Shape, per_question: int, se
     Raises ValueError where a question has fewer samples than the shape needs branches.
     """
     rng = np.random.default_rng(seed)
-    rows: list[tuple[int, bool, int, int, float]] = []
+    rows: list[tuple[int, bool, list[int]]] = []
     for index, samples in enumerate(pool):
         if len(samples) < shape.branches:
             raise ValueError(f"question {index} has {len(samples)} samples; the shape needs {shape.branches}")
         for _ in range(per_question):
             drawn = [samples[i] for i in rng.permutation(len(samples))[: shape.branches]]
             rows.append((index, *_one(drawn, shape)))
-    question, correct, steps, branch_steps, kv_steps = zip(*rows, strict=True)
-    return Replays(np.array(question), np.array(correct), np.array(steps), np.array(branch_steps), np.array(kv_steps))
+    question, correct, lengths = zip(*rows, strict=True)
+    return Replays(np.array(question), np.array(correct), np.array(lengths))
 
 
-def _one(drawn: list[Sample], shape: Shape) -> tuple[bool, int, int, float]:
-    """One replay: whether the answer is right, and its steps, branch-steps and KV-steps."""
+def _one(drawn: list[Sample], shape: Shape) -> tuple[bool, list[int]]:
+    """One replay: whether the answer is right, and the branches' lengths when it was decided, ascending."""
     arrivals = sorted(drawn, key=lambda sample: sample.tokens)
     counts: dict[str, int] = {}
     shortest: dict[str, Sample] = {}
@@ -69,7 +66,6 @@ def _one(drawn: list[Sample], shape: Shape) -> tuple[bool, int, int, float]:
         if shape.stop.decided(list(counts.values()), arrived, shape.branches):
             ended = sample.tokens
             break
-    lengths = np.minimum([sample.tokens for sample in drawn], ended)
     winner = min(counts, key=lambda a: (-counts[a], shortest[a].tokens)) if counts else None
     correct = shortest[winner].correct if winner is not None else arrivals[0].correct
-    return correct, ended, int(lengths.sum()), float((lengths.astype(float) ** 2).sum() / 2)
+    return correct, [min(sample.tokens, ended) for sample in arrivals]

@@ -4,16 +4,22 @@ will run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from profiler.measure import Timing
+from profiler.measure import Counters, Timing
+from proxy import load_metrics
 from proxy.backend import Backend
 from proxy.branch import BranchStream
 from proxy.fanout import Run
+from proxy.upstream.errors import UpstreamError
+from proxy.upstream.fetch import fetch
 from proxy.upstream_body import VOTE_STREAM_INTERVAL
+
+METRICS_TIMEOUT_S = 10.0
 
 
 class EngineFailed(Exception):
@@ -23,35 +29,52 @@ class EngineFailed(Exception):
 class EngineBench:
     """Implements `profiler.measure.Bench` over one backend, and samples chats for quality tables."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, extra: Mapping[str, Any] | None = None) -> None:
+        """`extra`: further members of every completion's body."""
         self._backend = backend
+        self._extra = dict(extra or {})
 
     async def run(self, prompts: Sequence[Sequence[int]], output: int) -> list[Timing]:
         """Raises EngineFailed."""
+        return [_timing(branch) for branch in await self._run(self._completions(prompts, output))]
+
+    async def run_beside(
+        self, beside: Sequence[Sequence[int]], beside_output: int, prompts: Sequence[Sequence[int]], output: int
+    ) -> tuple[list[Timing], list[Timing]]:
+        """`prompts` come when all `beside` have a first token. Raises EngineFailed."""
+        requests = self._completions(beside, beside_output)
+        run = Run(self._backend, requests.__getitem__, None, decide_by=None)
+        async with run.sample(len(requests)) as arrivals:
+            while not all(branch.first_token_at or branch.ended_at for branch in run.branches):  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+            came = await self.run(prompts, output)
+            async for _ in arrivals:
+                pass
+        return [_timing(branch) for branch in self._finished(run)], came
+
+    async def counters(self) -> Counters:
+        """Raises EngineFailed, MetricMissing."""
+        return load_metrics.parse_counters(await self.metrics())
+
+    async def metrics(self) -> str:
+        """The engine's /metrics page. Raises EngineFailed."""
+        try:
+            status, body = await fetch(self._backend.pool, self._backend.get("/metrics"), METRICS_TIMEOUT_S)
+        except (UpstreamError, TimeoutError) as error:
+            raise EngineFailed(f"backend {self._backend.name}: /metrics: {error or 'no answer in time'}") from error
+        if status != 200:
+            raise EngineFailed(f"backend {self._backend.name}: /metrics answered {status}")
+        return body.decode(errors="replace")
+
+    def _completions(self, prompts: Sequence[Sequence[int]], output: int) -> list[bytes]:
         head = self._backend.head("/v1/completions")
-        requests = [
+        common = {"model": self._backend.model, "max_tokens": output, "min_tokens": output, "ignore_eos": True}
+        sampling = {"temperature": 0} if self._backend.config.sampling == "greedy" else {}
+        return [
             head.with_body(
-                msgspec.json.encode(
-                    {
-                        "model": self._backend.model,
-                        "prompt": list(prompt),
-                        "max_tokens": output,
-                        "min_tokens": output,
-                        "ignore_eos": True,
-                        **_STREAMED,
-                    }
-                )
+                msgspec.json.encode({**common, "prompt": list(prompt), **sampling, **self._extra, **_STREAMED})
             )
             for prompt in prompts
-        ]
-        branches = await self._run(requests)
-        return [
-            Timing(
-                (branch.first_token_at or branch.started_at) - branch.started_at,
-                (branch.ended_at or branch.started_at) - branch.started_at,
-                branch.completion_tokens,
-            )
-            for branch in branches
         ]
 
     async def chat(self, question: str, count: int, *, temperature: float, max_tokens: int) -> list[BranchStream]:
@@ -71,10 +94,18 @@ class EngineBench:
         async with run.sample(len(requests)) as arrivals:
             async for _ in arrivals:
                 pass
+        return self._finished(run)
+
+    def _finished(self, run: Run) -> list[BranchStream]:
         if run.failed:
             branch = run.failed[0]
             raise EngineFailed(f"backend {self._backend.name}: {branch.error or f'it answered {branch.refusal}'}")
         return run.branches
+
+
+def _timing(branch: BranchStream) -> Timing:
+    began, ended = branch.started_at, branch.ended_at or branch.started_at
+    return Timing((branch.first_token_at or began) - began, ended - began, branch.completion_tokens)
 
 
 _STREAMED = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from profiler import profile_file, quality_file
-from profiler.prediction import LatencyTable, Setting
+from profiler.prediction import LatencyTable, Setting, Traffic
 from profiler.prior import prior_pool
 from proxy.backend import Backend, open_backend
 from proxy.config import BackendConfig, Config, ConfigError, ModelConfig
@@ -110,9 +110,9 @@ class Served:
         return self._latency[key]
 
     def _build(self, task: str | None, settings: Sequence[Setting]) -> LatencyTable:
-        steps = float(settings[0].steps.mean()) / 2 if settings else 0.0
-        context = self.table(task).mean_prompt_tokens + steps
-        return LatencyTable([backend.profile for backend in self.backends], settings, self.percentile, context)
+        output = float(settings[0].lengths.mean()) if settings else 0.0
+        traffic = Traffic(self.table(task).mean_prompt_tokens, output)
+        return LatencyTable([backend.profile for backend in self.backends], settings, self.percentile, traffic)
 
     def single_latency_s(self, backend: Backend) -> float:
         """Median seconds of one plain request under the load now: a list look-up, for the pass-through path."""

@@ -45,7 +45,7 @@ def of_request(backend: Backend | None, attributed_gpu_s: float, wall_s: float, 
     return Ledgers(
         attributed=_priced(attributed_gpu_s, price),
         exclusive=_priced(exclusive_gpu_s, price),
-        marginal=_priced(gpus * profile.step_time.c_tok_s * tokens, price) if profile.cells else _NO_PROFILE,
+        marginal=_NO_PROFILE if profile.assumed else _priced(gpus * profile.token_time.mean_slope_s * tokens, price),
         billed=_NOT_BILLED,
         paper_cost_per_token=round(exclusive_gpu_s / tokens, 12) if tokens else None,
     )

@@ -1,14 +1,20 @@
-"""A backend's own load, read from vLLM's Prometheus text. A name that is missing is an error, never a zero."""
+"""What a backend tells of itself, read from vLLM's Prometheus text. A missing name is an error, never a zero."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from profiler.measure import Counters
+
 RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
 KV_USAGE = "vllm:kv_cache_usage_perc"
+GENERATED = "vllm:generation_tokens_total"
+ACCEPTED = "vllm:spec_decode_num_accepted_tokens_total"
+CACHE_CONFIG = "vllm:cache_config_info"
 
 
 class MetricMissing(Exception):
@@ -30,9 +36,32 @@ class EngineLoad:
 
 def parse(text: str) -> EngineLoad:
     """Raises MetricMissing for an absent name and ValueError for text that is not Prometheus'."""
-    wanted = {RUNNING: [], WAITING: [], KV_USAGE: []}  # type: dict[str, list[float]]
+    found = _samples(text, RUNNING, WAITING, KV_USAGE)
+    return EngineLoad(sum(found[RUNNING]), sum(found[WAITING]), max(found[KV_USAGE]))
+
+
+def parse_counters(text: str) -> Counters:
+    """Raises as `parse` does; an engine that does not speculate has accepted nothing."""
+    generated = sum(_samples(text, GENERATED)[GENERATED])
+    accepted = sum(_samples(text, ACCEPTED)[ACCEPTED]) if f"\n{ACCEPTED}" in text else 0.0
+    return Counters(generated, accepted)
+
+
+def kv_capacity_tokens(text: str) -> float | None:
+    """Tokens that the KV cache holds; None where the engine does not tell."""
+    for line in text.splitlines():
+        if line.startswith(CACHE_CONFIG):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            blocks, size = labels.get("num_gpu_blocks", ""), labels.get("block_size", "")
+            if blocks.isdigit() and size.isdigit():
+                return float(int(blocks) * int(size))
+    return None
+
+
+def _samples(text: str, *names: str) -> dict[str, list[float]]:
+    wanted: dict[str, list[float]] = {name: [] for name in names}
     # The page has hundreds of histogram lines; parse only ours.
-    lines = [line for line in text.splitlines() if line.startswith((RUNNING, WAITING, KV_USAGE))]
+    lines = [line for line in text.splitlines() if line.startswith(names)]
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
             if sample.name in wanted:
@@ -40,4 +69,4 @@ def parse(text: str) -> EngineLoad:
     for name, values in wanted.items():
         if not values:
             raise MetricMissing(name)
-    return EngineLoad(sum(wanted[RUNNING]), sum(wanted[WAITING]), max(wanted[KV_USAGE]))
+    return wanted

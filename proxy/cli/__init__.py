@@ -43,15 +43,19 @@ def cli() -> None:
 
 def main() -> None:
     """Exit status 0, or a one-line error that says what to change."""
+    from profiler.fit import FitError
+    from profiler.measure import EngineShared
     from profiler.profile_file import ProfileError
     from profiler.quality_file import QualityError
     from profiler.tasks import TaskError
     from proxy.bench import EngineFailed
     from proxy.config import ConfigError
     from proxy.launch import LaunchError
+    from proxy.load_metrics import MetricMissing
     from proxy.trace_store import StoreError
 
-    known = (ConfigError, LaunchError, StoreError, EngineFailed, ProfileError, QualityError, TaskError)
+    fleet = (ConfigError, LaunchError, StoreError, EngineFailed, EngineShared, MetricMissing)
+    known = (*fleet, FitError, ProfileError, QualityError, TaskError)
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

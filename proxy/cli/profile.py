@@ -3,111 +3,149 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import os
-import platform
+import re
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
-import httpx
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from profiler import profile_file
-from profiler.measure import measure, small_grid
-from profiler.steptime import Cell
-from proxy.backend import Backend, open_backend
-from proxy.bench import EngineBench, EngineFailed
-from proxy.config import BackendConfig, Config, ConfigError, load
+from profiler.measure import Measured
+from profiler.profile_file import Profile
+from profiler.tasks import Task, TaskError, load_task
+from proxy import profiling
+from proxy.backend import open_backend
+from proxy.config import Config, ConfigError, ModelConfig, load
+from proxy.profiling import Job
 
-DEFAULT_MAX_NUM_SEQS = 256
+DEFAULT_BUDGET_S = 60.0
+
+
+class Duration(click.ParamType[float]):
+    """`90`, `90s`, `5m` or `1h`, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(value).strip())
+        if match is None or float(match[1]) <= 0:
+            self.fail(f"{value!r} is no duration; say 90s or 5m", param, ctx)
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 @click.command("profile")
 @click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The fleet's YAML file.")
 @click.option("--backend", "only", help="Measure this backend only.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for profiles; default: where the config has them.")
-def command(config_path: Path, only: str | None, out: Path | None) -> None:
-    """Measure each backend, one at a time, and fit its latency."""
-    asyncio.run(profile_fleet(load(config_path), only, out))
+@click.option("--budget", type=Duration(), default="60s", show_default=True, help="Time to measure each backend.")
+@click.option("--check", is_flag=True, help="Measure a few cells again: does the profile still hold?")
+@click.option("--busy-ok", is_flag=True, help="Measure even while others use the engine.")
+def command(config_path: Path, only: str | None, out: Path | None, budget: float, check: bool, busy_ok: bool) -> None:
+    """Measure each backend, one at a time, and fit its latency. An interrupted run goes on where it stopped."""
+    config = load(config_path)
+    if check:
+        sys.exit(0 if asyncio.run(check_fleet(config, only, out, busy_ok=busy_ok)) else 1)
+    asyncio.run(profile_fleet(config, only, out, budget_s=budget, busy_ok=busy_ok))
 
 
-async def profile_fleet(config: Config, only: str | None, out: Path | None) -> None:
+async def profile_fleet(
+    config: Config,
+    only: str | None = None,
+    out: Path | None = None,
+    *,
+    budget_s: float = DEFAULT_BUDGET_S,
+    busy_ok: bool = False,
+) -> None:
     """Profile the backends of a configuration; each file is written as soon as its backend is measured."""
-    wanted = [(model.name, backend) for model in config.models for backend in model.backends]
-    if only is not None:
-        wanted = [(model, backend) for model, backend in wanted if backend.name == only]
-        if not wanted:
-            names = ", ".join(backend.name for backend in config.backends())
-            raise ConfigError(f"no backend is named {only!r}; the configuration has {names}")
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     with Progress(*columns) as progress:
-        for model, backend in wanted:
-            path = out / f"{backend.name}.json" if out else backend.profile
-            if path is None:
-                raise ConfigError(f"backend {backend.name} has no `profile` path; set one or give --out")
-            await _profile_one(model, backend, path, progress)
+        for job in _jobs(config, only, out):
+            await _profile_one(replace(job, budget_s=budget_s, busy_ok=busy_ok), progress)
 
 
-async def _profile_one(model: str, config: BackendConfig, path: Path, progress: Progress) -> None:
-    backend = open_backend(config, model, None, time.monotonic)
-    task = progress.add_task(f"{config.name}: reaching the engine")
-    try:
-        environment, max_len = await _environment(backend)
-        max_seqs = _max_num_seqs(config)
-        grid = small_grid(min(32, max_seqs), max_len // 2)
-        cells: list[Cell] = []
-        async for cell in measure(EngineBench(backend), grid, range(5, 260)):
-            cells.append(cell)
-            progress.update(task, description=_progress_line(config.name, cells, len(grid)))
-        profile = profile_file.make(config.name, environment, cells, max_seqs)
-        profile_file.write(profile, path)
-        step = profile.step_time
-        progress.update(task, description=f"{config.name}: {len(cells)} cells measured")
-        progress.console.print(
-            f"{config.name}: step {step.c0_s * 1e3:.2f} ms + {step.c_tok_s * 1e6:.0f} µs per branch + "
-            f"{step.c_kv_s * 1e9:.0f} ns per KV token; prefill {step.p0_s * 1e3:.1f} ms + {step.p_tok_s * 1e6:.0f} µs "
-            f"per token; fit within {profile.residual_sigma:.0%}; wrote {path}",
-            soft_wrap=True,
+async def check_fleet(config: Config, only: str | None, out: Path | None, *, busy_ok: bool) -> bool:
+    """Whether every profile still holds; says so a line each."""
+    all_hold = True
+    for job in _jobs(config, only, out):
+        try:
+            found = await profiling.check_profile(replace(job, busy_ok=busy_ok))
+        finally:
+            await job.backend.pool.aclose()
+        verdict = "holds" if found.holds else f"does not hold (±{found.allowed:.0%} allowed): measure it again"
+        click.echo(
+            f"{job.config.name}: {found.cells} cells take {found.ratio:.2f} times what the profile says, at worst "
+            f"{found.worst:.2f}: it {verdict}"
         )
+        all_hold = all_hold and found.holds
+    return all_hold
+
+
+def _jobs(config: Config, only: str | None, out: Path | None) -> list[Job]:
+    """Raises ConfigError."""
+    wanted = [(model, backend) for model in config.models for backend in model.backends if only in (None, backend.name)]
+    if not wanted:
+        names = ", ".join(backend.name for backend in config.backends())
+        raise ConfigError(f"no backend is named {only!r}; the configuration has {names}")
+    jobs = []
+    for model, backend in wanted:
+        path = out / f"{backend.name}.json" if out else backend.profile
+        if path is None:
+            raise ConfigError(f"backend {backend.name} has no `profile` path; set one or give --out")
+        opened = open_backend(backend, model.name, None, time.monotonic)
+        jobs.append(Job(opened, path, DEFAULT_BUDGET_S, _task(model)))
+    return jobs
+
+
+def _task(model: ModelConfig) -> Task | None:
+    """The model's own labelled task, where it is a built-in one."""
+    try:
+        return load_task(model.task) if model.task is not None else None
+    except TaskError:
+        return None
+
+
+async def _profile_one(job: Job, progress: Progress) -> None:
+    name = job.config.name
+    bar = progress.add_task(f"{name}: reaching the engine", total=job.budget_s)
+
+    def show(measured: list[Measured], made: Profile | None) -> None:
+        spent_s = sum(one.took_s for one in measured)
+        progress.update(bar, completed=spent_s, description=_progress_line(name, measured, made))
+
+    try:
+        made = await profiling.profile(job, show)
+        progress.update(bar, completed=job.budget_s, description=f"{name}: {len(made.cells)} cells measured")
+        progress.console.print(summary(made, job.path), soft_wrap=True)
     finally:
-        progress.stop_task(task)
-        await backend.pool.aclose()
+        progress.stop_task(bar)
+        await job.backend.pool.aclose()
 
 
-def _progress_line(name: str, cells: list[Cell], total: int) -> str:
-    last = cells[-1]
+def _progress_line(name: str, measured: list[Measured], made: Profile | None) -> str:
+    cell = measured[-1].cell
+    fitted = ""
+    if made is not None:
+        error = made.errors["latency"]
+        seen = "held-out cells" if error.held_out else "its own cells"
+        fitted = f"; off by {error.median:.0%} on {seen}"
     return (
-        f"{name}: cell {len(cells)}/{total}: {last.batch} × {last.prompt} in, {last.output} out: "
-        f"{last.tpot_s * 1e3:.1f} ms per token, first after {last.ttft_s * 1e3:.0f} ms"
+        f"{name}: cell {len(measured)}: {cell.spec.batch} × {cell.spec.prompt} in, {cell.spec.output} out: "
+        f"{cell.tpot_s * 1e3:.1f} ms per token, first after {cell.ttft_s * 1e3:.0f} ms{fitted}"
     )
 
 
-def _max_num_seqs(config: BackendConfig) -> int:
-    given = (config.launch.args if config.launch else {}).get("max-num-seqs", DEFAULT_MAX_NUM_SEQS)
-    return int(given)
-
-
-async def _environment(backend: Backend) -> tuple[dict[str, object], int]:
-    """What was measured, and the engine's context length. Raises EngineFailed where it cannot be reached."""
-    headers = {"authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
-    try:
-        async with httpx.AsyncClient(base_url=backend.config.url, timeout=10, headers=headers) as client:
-            version = (await client.get("/version")).json().get("version")
-            cards = (await client.get("/v1/models")).json()["data"]
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        raise EngineFailed(f"backend {backend.name} at {backend.config.url} cannot be reached: {error}") from error
-    card = next((card for card in cards if card["id"] == backend.model), None)
-    if card is None:
-        served = ", ".join(card["id"] for card in cards)
-        raise EngineFailed(f"backend {backend.name} serves {served}, not {backend.model}")
-    environment: dict[str, object] = {
-        "vllm": version,
-        "model": backend.model,
-        "model_path": Path(str(card.get("root", ""))).name,
-        "tensor_parallel_size": backend.config.tensor_parallel_size,
-        "speculative": backend.config.speculative,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.date.today().isoformat(),
-    }
-    return environment, int(card.get("max_model_len") or 4096)
+def summary(profile: Profile, path: Path) -> str:
+    """What was found, in a few lines."""
+    step, error = profile.step_time, profile.errors["latency"]
+    at = [step.batches[0], *(b for b in (8, 32, 128) if b < step.batches[-1]), step.batches[-1]]
+    steps = ", ".join(f"{float(step.g_s(batch)) * 1e3:.2f} ms at {batch:.0f}" for batch in at)
+    where = f"{error.cells} held-out cells" if error.held_out else "its own cells"
+    drafts = f"; {profile.acceptance_length:.2f} tokens a step on the task" if profile.acceptance_length > 1 else ""
+    return (
+        f"{profile.backend}: step {steps}, {step.c_kv_s * 1e9:.1f} ns per KV token{drafts}; prefill "
+        f"{step.p0_s * 1e3:.1f} ms + {step.p_tok_s * 1e6:.1f} µs per token; latency off by {error.median:.0%} on "
+        f"{where}, at worst {error.worst:.0%}; wrote {path}"
+    )

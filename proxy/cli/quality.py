@@ -188,7 +188,7 @@ class _Job:
         for curve in table.curves:
             params = ", ".join(f"{k}={v}" for k, v in curve.params.items())
             greedy = " at temperature 0" if curve.greedy else ""
-            tokens = sum(curve.branch_steps) / len(curve.branch_steps)
+            tokens = sum(map(sum, curve.lengths)) / len(curve.lengths)
             click.echo(
                 f"  {curve.strategy}({params}){greedy}: accuracy {curve.accuracy:.3f} "
                 f"(at least {curve.accuracy_lower:.3f}), {tokens:.0f} tokens"

@@ -62,11 +62,11 @@ def fleet(backends: int) -> Served:
 
 
 def _setting(rng: np.random.Generator, n: int) -> Setting:
-    steps = np.sort(rng.lognormal(6, 0.5, 128))
+    lengths = np.sort(rng.lognormal(6, 0.5, (128, n)), axis=1)
     params = {"n": n} if n > 1 else {}
     name = "self-consistency" if n > 1 else "none"
     accuracy = 0.5 + 0.02 * n
-    return Setting(name, params, n, False, accuracy, accuracy - 0.03, False, steps, steps * n * 0.7, steps**2)
+    return Setting(name, params, n, False, accuracy, accuracy - 0.03, False, lengths)
 
 
 if __name__ == "__main__":

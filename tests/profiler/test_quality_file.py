@@ -40,17 +40,15 @@ def test_accuracy_is_the_mean_over_questions_of_what_the_shape_would_answer() ->
 
 def test_the_greedy_answer_is_its_own_curve() -> None:
     found = curve("none", {}, Shape(1, All()), POOL, greedy=True)
-    assert (found.greedy, found.accuracy, found.steps) == (True, 0.5, [35] * 4)
+    assert (found.greedy, found.accuracy, found.lengths) == (True, 0.5, [[35]] * 4)
 
 
-def test_a_curves_rows_belong_together_and_are_ordered_by_steps() -> None:
+def test_a_curves_draws_are_ordered_by_their_longest_branch() -> None:
     found = curve("self-consistency", {"n": 2}, Shape(2, All()), prior_pool(), greedy=False)
-    assert len(found.steps) == len(found.branch_steps) == len(found.kv_steps) == quality_file.QUANTILE_POINTS
-    assert found.steps == sorted(found.steps)
-    for steps, branch_steps, kv_steps in zip(found.steps, found.branch_steps, found.kv_steps, strict=True):
-        other = branch_steps - steps  # of two branches the longer one sets the steps
-        assert 0 < other <= steps
-        assert kv_steps == int((steps**2 + other**2) / 2)
+    assert len(found.lengths) == quality_file.DRAWS
+    longest = [draw[-1] for draw in found.lengths]
+    assert longest == sorted(longest)
+    assert all(0 < shorter <= longer for shorter, longer in found.lengths)
 
 
 def test_in_the_prior_more_samples_help_with_diminishing_returns() -> None:
@@ -87,8 +85,8 @@ def test_a_file_that_is_no_table_says_what_to_do(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(QualityError, match=r"q.json is not a quality table .*paretoproxy quality"):
             quality_file.read(path)
-    quality_file.write(msgspec.structs.replace(_quality(), schema=2), path)
-    with pytest.raises(QualityError, match="has schema 2, this version reads 1"):
+    quality_file.write(msgspec.structs.replace(_quality(), schema=1), path)
+    with pytest.raises(QualityError, match="has schema 1, this version reads 2"):
         quality_file.read(path)
 
 

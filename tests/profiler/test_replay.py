@@ -57,29 +57,28 @@ def test_a_replay_is_what_the_running_strategy_would_have_done(
         sampler = ScriptedSampler([finishes(sample.answer, sample.tokens) for sample in drawn])
         outcome = asyncio.run(strategy.run(sampler))
         assert replays.correct[row] == drawn[outcome.ranking[0]].correct
-        assert replays.steps[row] == sampler.decided_at_s
-        assert replays.branch_steps[row] == sum(sampler.spent.values())
+        assert replays.lengths[row, -1] == sampler.decided_at_s
+        assert replays.lengths[row].tolist() == sorted(sampler.spent.values())
 
 
 @given(SAMPLES, st.integers(1, 6), st.integers(0, 2**32))
 def test_a_replay_agrees_with_a_step_by_step_simulation(samples: list[Sample], n: int, seed: int) -> None:
     replays = replay([samples], Shape(n, FirstArrivals((n + 1) // 2)), per_question=1, seed=seed)
     drawn = [samples[i] for i in np.random.default_rng(seed).permutation(len(samples))[:n]]
-    step = branch_steps = kv = 0
+    step = 0
+    lengths = dict.fromkeys(range(n), 0)
     arrived: list[Sample] = []
     while len(arrived) < (n + 1) // 2:
-        running = [sample for sample in drawn if sample.tokens > step]
-        branch_steps += len(running)
-        kv += len(running) * step  # every running branch reads what it has generated
+        for index, sample in enumerate(drawn):
+            lengths[index] += sample.tokens > step
         step += 1
         arrived += [sample for sample in drawn if sample.tokens == step]
-    assert (replays.steps[0], replays.branch_steps[0]) == (step, branch_steps)
-    assert replays.kv_steps[0] == kv + branch_steps / 2  # the model counts the token being made as half there
+    assert replays.lengths[0].tolist() == sorted(lengths.values())
 
 
 def test_work_is_counted_by_hand() -> None:
     replays = replay([_samples(("7", 2), ("7", 4), ("8", 10))], Shape(3, FirstArrivals(2)), per_question=1)
-    assert (replays.steps[0], replays.branch_steps[0], replays.kv_steps[0]) == (4, 2 + 4 + 4, (4 + 16 + 16) / 2)
+    assert replays.lengths[0].tolist() == [2, 4, 4]
     assert replays.correct[0]
 
 
@@ -87,13 +86,13 @@ def test_questions_keep_their_own_samples_and_draws_are_without_replacement() ->
     pool = [_samples(("7", 1), ("7", 2), ("8", 3)), _samples(("8", 10), ("8", 20), ("8", 30))]
     replays = replay(pool, Shape(3, All()), per_question=4)
     assert Counter(replays.question.tolist()) == {0: 4, 1: 4}
-    assert replays.branch_steps.tolist() == [6] * 4 + [60] * 4
+    assert replays.lengths.sum(axis=1).tolist() == [6] * 4 + [60] * 4
     assert replays.correct.tolist() == [True] * 4 + [False] * 4
 
 
 def test_one_seed_gives_the_same_draws() -> None:
     pool = [_samples(*(("7", tokens) for tokens in range(1, 30)))]
-    first, again, other = (replay(pool, Shape(1, All()), 20, seed).steps.tolist() for seed in (1, 1, 2))
+    first, again, other = (replay(pool, Shape(1, All()), 20, seed).lengths.tolist() for seed in (1, 1, 2))
     assert first == again != other
 
 

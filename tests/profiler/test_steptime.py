@@ -1,61 +1,45 @@
-"""The step-time fit finds the coefficients that made the measurements."""
+"""The step-time model."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from profiler.steptime import Cell, FitError, StepTime, fit, predict_cell_s
+from profiler.steptime import StepTime
 
-TRUE = StepTime(c0_s=6e-3, c_tok_s=4e-5, c_kv_s=3e-8, p0_s=1e-2, p_tok_s=2e-5)
-
-
-def _cell(batch: int, prompt: int, output: int, *, shared: bool = False, noise: float = 1.0) -> Cell:
-    prefill = TRUE.prefill_s(prompt, batch) if shared else TRUE.p0_s + TRUE.p_tok_s * batch * prompt
-    tpot = TRUE.decode_s(batch, batch * (prompt + output / 2))
-    return Cell(batch, prompt, output, shared, prefill * noise, tpot * noise, (prefill + (output - 1) * tpot) * noise)
+# 6 ms up to eight branches, then half a millisecond more for each.
+KNEE = StepTime(batches=(1, 8, 16), step_s=(0.006, 0.006, 0.010), c_kv_s=1e-8, p0_s=0.01, p_tok_s=2e-5)
 
 
-GRID = [(batch, prompt, output) for batch in (1, 4, 16, 64) for prompt in (64, 1024) for output in (32, 256)]
+def test_between_knots_it_interpolates_and_beyond_the_last_it_goes_on_along_the_last_segment() -> None:
+    assert KNEE.g_s([1, 4, 8, 12, 16, 32]) == pytest.approx([0.006, 0.006, 0.006, 0.008, 0.010, 0.018])
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_exact_measurements_give_back_the_coefficients(shared: bool) -> None:
-    model, residuals = fit([_cell(*point, shared=shared) for point in GRID])
-    for name in ("c0_s", "c_tok_s", "c_kv_s", "p0_s", "p_tok_s"):
-        assert getattr(model, name) == pytest.approx(getattr(TRUE, name), rel=1e-6), name
-    assert residuals == pytest.approx(np.zeros(len(GRID)), abs=1e-9)
+def test_a_step_reads_the_kv_cache_of_all() -> None:
+    assert KNEE.step_of(8, kv_tokens=100_000) == pytest.approx(0.006 + 0.001)
 
 
-def test_noise_is_told_in_the_residuals() -> None:
-    rng = np.random.default_rng(0)
-    cells = [_cell(*point, noise=float(np.exp(rng.normal(0, 0.1)))) for point in GRID * 8]
-    model, residuals = fit(cells)
-    assert model.decode_s(16, 8000) == pytest.approx(TRUE.decode_s(16, 8000), rel=0.05)
-    assert np.std(residuals) == pytest.approx(0.1, rel=0.2)
-
-
-def test_coefficients_are_never_negative() -> None:
-    falling = [Cell(b, 64, 32, False, 0.1 / b, 0.02 / b, 0.7 / b) for b in (1, 2, 4, 8)]
-    model, _ = fit(falling)
-    assert min(model.c0_s, model.c_tok_s, model.c_kv_s, model.p0_s, model.p_tok_s) >= 0
-
-
-def test_the_first_of_a_cells_tokens_comes_with_the_prefill() -> None:
-    cell = _cell(4, 100, 1)
-    assert predict_cell_s(TRUE, cell) == pytest.approx(1e-2 + 2e-5 * 400)
+def test_the_linear_model_is_a_special_case() -> None:
+    line = StepTime.linear(c0_s=6e-3, c_tok_s=4e-5, c_kv_s=3e-8, p0_s=1e-2, p_tok_s=2e-5)
+    assert line.g_s([1, 7, 300]) == pytest.approx([6e-3 + b * 4e-5 for b in (1, 7, 300)])
 
 
 def test_a_shared_prompt_is_read_once_and_its_last_block_by_each() -> None:
-    assert TRUE.prefill_s(1000, branches=5) == pytest.approx(1e-2 + 2e-5 * (1000 + 4 * 16))
+    assert KNEE.prefill_s(1000, branches=5) == pytest.approx(1e-2 + 2e-5 * (1000 + 4 * 16))
 
 
-@pytest.mark.parametrize(
-    "cells",
-    [
-        [_cell(1, 64, 32), _cell(2, 64, 32), _cell(4, 64, 32)],
-        [_cell(4, prompt, 32) for prompt in (64, 128, 256, 512)],
-        [*(_cell(b, 64, 32) for b in (1, 2, 4)), Cell(8, 64, 1, False, 0.1, 0.0, 0.1)],
-    ],
-)
-def test_too_little_to_fit_is_an_error(cells: list[Cell]) -> None:
-    with pytest.raises(FitError):
-        fit(cells)
+def test_a_long_prompt_pays_for_its_attention_and_each_branch_for_its_request() -> None:
+    step = StepTime((1,), (0.006,), 0.0, p0_s=0.01, p_tok_s=1e-5, p_tok2_s=1e-9, p_branch_s=0.002)
+    assert step.prefill_s(10_000, 3) == pytest.approx(0.01 + 2 * 0.002 + 1e-5 * (10_000 + 32) + 0.1)
+
+
+def test_per_token_a_speculating_engine_is_quicker_by_its_acceptance_length() -> None:
+    told = KNEE.per_token(2.0)
+    assert told.step_of(8, 1000) == pytest.approx(KNEE.step_of(8, 1000) / 2)
+    assert told.prefill_s(100) == KNEE.prefill_s(100)
+
+
+@given(st.floats(1, 600), st.floats(1, 600))
+def test_a_larger_batch_is_never_quicker(a: float, b: float) -> None:
+    low, high = np.sort([a, b])
+    assert KNEE.g_s(low) <= KNEE.g_s(high)

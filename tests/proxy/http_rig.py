@@ -246,5 +246,4 @@ class Fleet:
 
 def _curve(strategy: str, n: int, accuracy: float, *, greedy: bool = False, **params: Any) -> quality_file.Curve:
     params = {} if strategy == "none" else {"n": n, **params}
-    steps, work = [4] * 8, [4 * n] * 8
-    return quality_file.Curve(strategy, params, greedy, accuracy, accuracy - 0.02, steps, work, work)
+    return quality_file.Curve(strategy, params, greedy, accuracy, accuracy - 0.02, [[4] * n] * 8)

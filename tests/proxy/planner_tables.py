@@ -3,6 +3,7 @@
 So n branches take 1.02 + 0.05 n seconds on an idle backend, and cost one dollar a second.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,13 +18,13 @@ from proxy.config import BackendConfig, ModelConfig
 from proxy.controls import Slo
 from proxy.planner import Ask, Decision, choose
 
-STEP = StepTime(c0_s=0.010, c_tok_s=0.0005, c_kv_s=0.0, p0_s=0.02, p_tok_s=0.0)
+STEP = replace(StepTime.linear(c0_s=0.010, c_tok_s=0.0005, c_kv_s=0.0, p0_s=0.02, p_tok_s=0.0), stall=0.0)
 
 
 def setting(strategy: str, n: int, lower: float, *, greedy: bool = False, steps: int = 100, **params: Any) -> Setting:
-    each = np.full(8, float(steps))
+    lengths = np.full((8, n), steps + 1.0)  # the first token comes with the prefill
     given_params = {"n": n, **params} if strategy != "none" else {}
-    return Setting(strategy, given_params, n, greedy, lower + 0.02, lower, False, each, each * n, each * 0)
+    return Setting(strategy, given_params, n, greedy, lower + 0.02, lower, False, lengths)
 
 
 SETTINGS = (

@@ -7,7 +7,6 @@ import msgspec
 import pytest
 
 from profiler.profile_file import Profile, wide_prior
-from profiler.steptime import Cell
 from proxy.backend import Backend
 from proxy.config import BackendConfig
 from proxy.ledgers import Amount, of_request, total, usd
@@ -28,7 +27,7 @@ class _Priced:
 def _backend(price: float | None = 3.6, *, profiled: bool = True) -> Backend:
     profile = wide_prior("b")
     if profiled:
-        profile = msgspec.structs.replace(profile, cells=[Cell(1, 8, 8, False, 0.1, 0.1, 0.8)])
+        profile = msgspec.structs.replace(profile, environment={})
     config = BackendConfig(name="b", url="http://b", gpus=2, gpu_hour_usd=price)
     return cast(Backend, _Priced(config, profile))
 

@@ -55,7 +55,7 @@ def test_fewer_branches_than_answers_wanted_are_no_candidates() -> None:
 
 
 def test_a_token_limit_cuts_time_and_what_would_have_been_cut_counts_as_wrong() -> None:
-    table = (setting("none", 1, 0.6, steps=64), *SETTINGS[1:])
+    table = (setting("none", 1, 0.6, steps=63), *SETTINGS[1:])
     limited = rank(ask(max_tokens=64), served(table=table))
     assert {plan.branches: plan.predicted.accuracy_lower for plan, _ in limited} == {1: 0.6, 4: 0, 8: 0, 16: 0}
-    assert max(plan.predicted.latency_ms for plan, _ in limited) == pytest.approx(20 + 64 * (10 + 0.5 * 16))
+    assert max(plan.predicted.latency_ms for plan, _ in limited) == pytest.approx(20 + 63 * (10 + 0.5 * 16))

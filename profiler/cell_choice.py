@@ -1,0 +1,156 @@
+"""Which cell to measure next: the one that tells most per second about what the model cannot yet predict.
+
+The step-time model is linear in its coefficients, so what is known of them is a Gaussian, and measuring a cell with
+terms x lowers the mean predictive variance over all candidates by Σ_j (x_j' P x)² / (σ² + x' P x) (V-optimal design,
+Fedorov 1972), P being the coefficients' covariance. Divided by the cell's predicted seconds, that is the choice. Every
+fifth cell is drawn at random from anywhere in the range instead, also between the grid's points, and held out of the
+fit: the profile's errors are told on those.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from profiler.cells import Cell, CellSpec
+from profiler.fit import fit, predict_latency_s, prefill_terms, step_terms
+from profiler.steptime import StepTime
+
+NOISE = 0.05  # relative error of one measured cell
+HELD_OUT_EVERY = 5
+MIXED_AT = (7, 13, 19)  # which cells measure prompts beside running decodes
+PER_CELL_S = 0.15  # what a cell costs besides its predicted time
+LARGEST_SHARE = 0.12  # of the budget, for one cell
+FEWEST_TO_FIT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the engine takes: branches at once, tokens of one branch, tokens in the KV cache."""
+
+    max_batch: int
+    max_len: int
+    kv_tokens: float
+    max_output: int = 1024
+
+    def admit(self, spec: CellSpec) -> bool:
+        return (
+            spec.batch + spec.beside <= self.max_batch
+            and spec.prompt + spec.output * (4 if spec.beside else 1) <= self.max_len
+            and spec.peak_kv_tokens <= 0.9 * self.kv_tokens
+        )
+
+
+class CellChoice:
+    """Iterates over a budget: `next_spec` until it gives None. Deterministic for a seed and the measured times."""
+
+    def __init__(self, limits: Limits, budget_s: float, *, repeats: int = 2, seed: int = 0) -> None:
+        self._limits = limits
+        self._budget_s = budget_s
+        self._repeats = repeats
+        self._rng = random.Random(seed)
+        self._longest_prompt = max(32, limits.max_len - max(64, min(limits.max_output, limits.max_len // 4)))
+        batches, prompts, outputs = _axes(limits, self._longest_prompt)
+        self._knots = batches
+        self._grid = [
+            spec
+            for batch in batches
+            for prompt in prompts
+            for output in outputs
+            for shared in ((False, True) if batch > 1 else (False,))
+            if limits.admit(spec := CellSpec(batch, prompt, output, shared))
+        ]
+        self._seeds = self._first_cells(prompts, outputs)
+
+    def next_spec(self, cells: Sequence[Cell], spent_s: float) -> tuple[CellSpec, bool] | None:
+        """The next cell and whether it is held out; None when the budget is used up or nothing is left."""
+        if len(cells) < len(self._seeds):
+            return self._seeds[len(cells)], False
+        left_s = self._budget_s - spent_s
+        model = fit(cells)
+        number = len(cells) + 1
+        if number in MIXED_AT and (mixed := self._mixed(model, left_s)) is not None:
+            return mixed, False
+        if number % HELD_OUT_EVERY == 0 and (drawn := self._draw(model, left_s)) is not None:
+            return drawn, True
+        best = self._most_telling(cells, model, left_s)
+        return None if best is None else (best, False)
+
+    def cost_s(self, model: StepTime, spec: CellSpec) -> float:
+        alone = predict_latency_s(model, Cell(spec, 0, 0, 0))
+        beside = 2 * 4 * spec.output * model.step_of(spec.beside + spec.batch, spec.mean_kv_tokens)
+        return (self._repeats + 0.5) * (alone + (beside if spec.beside else 0.0)) + PER_CELL_S
+
+    def _first_cells(self, prompts: Sequence[int], outputs: Sequence[int]) -> list[CellSpec]:
+        """Enough to fit a first, rough model."""
+        few, short, long, output = min(8, self._limits.max_batch), prompts[0], prompts[len(prompts) // 2], outputs[0]
+        wanted = [
+            CellSpec(1, short, output),
+            CellSpec(few, short, output, shared=few > 1),
+            CellSpec(1, long, output),
+            CellSpec(max(2, few // 4), long, output),
+        ]
+        return [spec for spec in wanted if self._limits.admit(spec)]
+
+    def _affordable(self, model: StepTime, spec: CellSpec, left_s: float) -> bool:
+        return self.cost_s(model, spec) <= min(left_s, max(LARGEST_SHARE * self._budget_s, 1.0))
+
+    def _most_telling(self, cells: Sequence[Cell], model: StepTime, left_s: float) -> CellSpec | None:
+        seen = {cell.spec for cell in cells}
+        open_specs = [spec for spec in self._grid if spec not in seen and self._affordable(model, spec, left_s)]
+        if not open_specs:
+            return None
+        targets = np.array([self._terms(model, spec) for spec in self._grid])
+        scale = np.maximum(np.abs(targets).max(axis=0), 1e-300)
+        targets = targets / scale
+        known = np.eye(targets.shape[1])
+        for cell in cells:
+            if not cell.held_out and not cell.spec.beside:
+                row = self._terms(model, cell.spec) / scale
+                known += np.outer(row, row) / NOISE**2
+        covariance = np.linalg.inv(known)
+        options = np.array([self._terms(model, spec) for spec in open_specs]) / scale
+        shifted = options @ covariance
+        gains = ((shifted @ targets.T) ** 2).sum(axis=1) / (NOISE**2 + (shifted * options).sum(axis=1))
+        costs = np.array([self.cost_s(model, spec) for spec in open_specs])
+        return open_specs[int(np.argmax(gains / costs))]
+
+    def _terms(self, model: StepTime, spec: CellSpec) -> np.ndarray:
+        """The model's terms relative to the predicted latency: a row of the design."""
+        steps = spec.output - 1
+        terms = np.array(prefill_terms(spec) + [steps * term for term in step_terms(spec, self._knots)])
+        return terms / max(predict_latency_s(model, Cell(spec, 0, 0, 0)), 1e-9)
+
+    def _draw(self, model: StepTime, left_s: float) -> CellSpec | None:
+        for _ in range(50):
+            batch = _log_uniform(self._rng, 1, self._limits.max_batch)
+            prompt = _log_uniform(self._rng, 32, self._longest_prompt)
+            output = _log_uniform(self._rng, 16, min(self._limits.max_output, self._limits.max_len // 2))
+            spec = CellSpec(batch, prompt, output, batch > 1 and self._rng.random() < 0.5)
+            if self._limits.admit(spec) and self._affordable(model, spec, left_s):
+                return spec
+        return None
+
+    def _mixed(self, model: StepTime, left_s: float) -> CellSpec | None:
+        for _ in range(50):
+            beside = _log_uniform(self._rng, 1, max(1, min(32, self._limits.max_batch // 2)))
+            prompt = _log_uniform(self._rng, min(256, self._longest_prompt), self._longest_prompt)
+            spec = CellSpec(1, prompt, 24, False, beside)
+            if self._limits.admit(spec) and self._affordable(model, spec, left_s):
+                return spec
+        return None
+
+
+def _axes(limits: Limits, longest_prompt: int) -> tuple[list[int], list[int], list[int]]:
+    batches = [2**power for power in range(limits.max_batch.bit_length()) if 2**power <= limits.max_batch]
+    prompts = sorted({*(4**power * 32 for power in range(8) if 4**power * 32 < longest_prompt), longest_prompt})
+    most = min(limits.max_output, limits.max_len - prompts[0])
+    outputs = sorted({*(size for size in (32, 128, 512) if size < most), most})
+    return batches, prompts, outputs
+
+
+def _log_uniform(rng: random.Random, low: int, high: int) -> int:
+    return min(high, round(low * (high / low) ** rng.random())) if high > low else low

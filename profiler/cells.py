@@ -1,0 +1,63 @@
+"""What is measured of an engine: cells, as asked for and as found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from profiler.steptime import KV_BLOCK_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class CellSpec:
+    """`batch` branches together, each `prompt` tokens in and `output` out, with one shared prompt or distinct ones.
+
+    `beside`: branches that decode already when these come (mixed prefill and decode).
+    """
+
+    batch: int
+    prompt: int
+    output: int
+    shared: bool = False
+    beside: int = 0
+
+    @property
+    def computed_tokens(self) -> float:
+        """Prompt tokens that no cache saves."""
+        if self.shared:
+            return self.prompt + (self.batch - 1) * KV_BLOCK_TOKENS
+        return self.batch * self.prompt
+
+    @property
+    def attended_tokens2(self) -> float:
+        """Sum over computed prompts of their squared length."""
+        return (1 if self.shared else self.batch) * float(self.prompt) ** 2
+
+    @property
+    def mean_kv_tokens(self) -> float:
+        """KV tokens read by a step, averaged over the decode."""
+        return (self.batch + self.beside) * (self.prompt + self.output / 2)
+
+    @property
+    def peak_kv_tokens(self) -> float:
+        """The most that the KV cache must hold."""
+        prompts = 1 if self.shared else self.batch
+        return prompts * self.prompt + (self.batch + 4 * self.beside) * self.output
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measurement, medians over `repeats`, in seconds. `ttft_s`: until the last branch has its first token;
+    `tpot_s`: per later token of a branch; `latency_s`: until the last branch has ended.
+
+    `acceptance_length`: tokens that a step gave a branch, by the engine's counters; 1 without speculation. `held_up_s`:
+    by how much the branches beside were delayed, in a mixed cell. `held_out`: judges the fit and is not used in it.
+    """
+
+    spec: CellSpec
+    ttft_s: float
+    tpot_s: float
+    latency_s: float
+    repeats: int = 1
+    acceptance_length: float = 1.0
+    held_up_s: float | None = None
+    held_out: bool = False

@@ -1,0 +1,127 @@
+"""From measured cells to a step-time model, and how far off it is on cells that it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+from scipy.optimize import nnls
+
+from profiler.cells import Cell, CellSpec
+from profiler.steptime import StepTime
+
+# When a first chunk is seen depends on who gets the CPU, and a late one makes the others look quick: what a whole
+# request took is what tells. An engine that hiccups in one cell must not bend the fit of the others.
+TTFT_WEIGHT = 0.1
+HUBER_AT = 0.05
+LONG_PROMPT = 1024  # shorter ones say nothing of the attention term
+STALL_AT_MOST = 3.0
+
+
+class FitError(ValueError):
+    """Too few cells to fit."""
+
+
+def fit(cells: Sequence[Cell]) -> StepTime:
+    """Robust least squares on relative errors with coefficients ≥ 0, from the cells that are not held out.
+
+    Raises FitError for fewer than four cells or two batch sizes, or a time that is not above 0.
+    """
+    used = [cell for cell in cells if not cell.held_out and not cell.spec.beside]
+    if len(used) < 4 or len({cell.spec.batch for cell in used}) < 2:
+        raise FitError("the fit needs at least four cells and two batch sizes")
+    if any(min(cell.ttft_s, cell.latency_s) <= 0 or cell.spec.output < 2 for cell in used):
+        raise FitError("every cell needs times above 0; measure at least two output tokens")
+    knots = sorted({cell.spec.batch for cell in used})
+    ttft = np.array([[cell.ttft_s] for cell in used])
+    latency = np.array([[cell.latency_s] for cell in used])
+    steps = np.array([[steps_of(cell)] for cell in used])
+    prefill = np.array([prefill_terms(cell.spec) for cell in used])
+    step = np.array([step_terms(cell.spec, knots) for cell in used])
+    if max(cell.spec.prompt for cell in used) < LONG_PROMPT:
+        prefill[:, 3] = 0.0
+    whole = np.hstack([prefill, step * steps]) / latency
+    first = np.hstack([prefill, np.zeros_like(step)]) / ttft
+    weights = np.repeat([1.0, TTFT_WEIGHT], len(used))
+    p0, p_branch, p_tok, p_tok2, c_kv, *rises = _robust_nnls(np.vstack([whole, first]), weights)
+    model = StepTime(tuple(map(float, knots)), tuple(np.cumsum(rises).tolist()), c_kv, p0, p_tok, p_tok2, p_branch)
+    return replace(model, stall=_stall(model, cells))
+
+
+def prefill_terms(spec: CellSpec) -> list[float]:
+    """What p0, p_branch, p_tok and p_tok2 are multiplied by."""
+    return [1.0, spec.batch - 1.0, spec.computed_tokens, spec.attended_tokens2]
+
+
+def step_terms(spec: CellSpec, knots: Sequence[int]) -> list[float]:
+    """What c_kv and the rises of g at each knot over the one before are multiplied by, in one step."""
+    batch = spec.batch + spec.beside
+    pairs = pairwise(knots)
+    rises = [min(1.0, max(0.0, (batch - low) / (high - low))) for low, high in pairs]
+    if batch > knots[-1] and rises:
+        rises[-1] = (batch - knots[-2]) / (knots[-1] - knots[-2])
+    return [spec.mean_kv_tokens, 1.0, *rises]
+
+
+def steps_of(cell: Cell) -> float:
+    """Engine steps after the first token."""
+    return (cell.spec.output - 1) / cell.acceptance_length
+
+
+def _robust_nnls(rows: np.ndarray, weights: np.ndarray) -> list[float]:
+    """Coefficients ≥ 0 for which rows · coefficients is near 1, by Huber's loss through reweighting."""
+    scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)  # columns differ by nine orders of magnitude
+    scaled, w = rows / scale, weights
+    coefficients = np.zeros(rows.shape[1])
+    for _ in range(20):
+        root = np.sqrt(w)
+        coefficients, _ = nnls(scaled * root[:, None], root)
+        off = np.abs(scaled @ coefficients - 1.0)
+        w = weights * np.minimum(1.0, HUBER_AT / np.maximum(off, 1e-12))
+    return [float(value) for value in coefficients / scale]
+
+
+def _stall(model: StepTime, cells: Sequence[Cell]) -> float:
+    """From the mixed cells: how long those beside were held up, over what the prompts take alone."""
+    mixed = [cell for cell in cells if cell.held_up_s is not None and not cell.held_out]
+    if not mixed:
+        return 1.0
+    ratios = [((cell.held_up_s or 0.0) - _slowed_s(model, cell)) / _prefill_s(model, cell.spec) for cell in mixed]
+    return float(np.clip(np.median(ratios), 0.0, STALL_AT_MOST))
+
+
+def _slowed_s(model: StepTime, cell: Cell) -> float:
+    """What the steps of a mixed cell cost those beside, because its branches decode with them."""
+    alone, together = model.g_s([cell.spec.beside, cell.spec.beside + cell.spec.batch])
+    return float(together - alone) * steps_of(cell)
+
+
+def _prefill_s(model: StepTime, spec: CellSpec) -> float:
+    return float(np.dot(prefill_terms(spec), [model.p0_s, model.p_branch_s, model.p_tok_s, model.p_tok2_s]))
+
+
+def predict_ttft_s(model: StepTime, spec: CellSpec) -> float:
+    """Prefill; beside running branches it also waits for their step."""
+    waits = model.step_of(spec.beside, spec.beside * spec.prompt) if spec.beside else 0.0
+    return _prefill_s(model, spec) + waits
+
+
+def predict_tpot_s(model: StepTime, cell: Cell) -> float:
+    return model.step_of(cell.spec.batch + cell.spec.beside, cell.spec.mean_kv_tokens) / cell.acceptance_length
+
+
+def predict_latency_s(model: StepTime, cell: Cell) -> float:
+    """End-to-end seconds of a cell: prefill, then output−1 tokens of the full batch."""
+    return predict_ttft_s(model, cell.spec) + (cell.spec.output - 1) * predict_tpot_s(model, cell)
+
+
+def log_errors(model: StepTime, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
+    """log(measured / predicted) per quantity, each (cells,)."""
+    pairs = {
+        "latency": [(cell.latency_s, predict_latency_s(model, cell)) for cell in cells],
+        "ttft": [(cell.ttft_s, predict_ttft_s(model, cell.spec)) for cell in cells],
+        "tpot": [(cell.tpot_s, predict_tpot_s(model, cell)) for cell in cells],
+    }
+    return {name: np.log([max(got, 1e-9) / max(want, 1e-9) for got, want in pair]) for name, pair in pairs.items()}

@@ -1,0 +1,206 @@
+"""Profiling one backend of a configuration: reach it, make sure that it is idle, measure, fit, write."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import os
+import platform
+import random
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from profiler import check, profile_file
+from profiler.cell_choice import CellChoice, Limits
+from profiler.cell_log import CellLog
+from profiler.fit import FitError
+from profiler.measure import Measured, measure, measure_cell
+from profiler.profile_file import Profile
+from profiler.tasks import Task
+from proxy import load_metrics
+from proxy.backend import Backend
+from proxy.bench import EngineBench, EngineFailed
+from proxy.config import BackendConfig
+
+DEFAULT_MAX_NUM_SEQS = 256
+VOCABULARY = range(5, 260)
+# An n-gram drafter proposes only what the context has had before: over four tokens it always finds something, so that
+# verifying is part of what is measured, as under the traffic that one speculates for.
+REPETITIVE = (40, 41, 42, 43)
+IDLE_LOOKS, IDLE_LOOK_EVERY_S = 3, 0.3
+TASK_QUESTIONS = 24
+
+Progress = Callable[[list[Measured], Profile | None], None]
+
+
+class EngineBusy(EngineFailed):
+    """The engine runs requests of others: what is measured would not be its own speed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`task`: the model's own, for the acceptance of drafts; `busy_ok`: measure beside others' requests."""
+
+    backend: Backend
+    path: Path
+    budget_s: float
+    task: Task | None = None
+    busy_ok: bool = False
+
+    @property
+    def config(self) -> BackendConfig:
+        return self.backend.config
+
+
+async def profile(job: Job, progress: Progress) -> Profile:
+    """Measure, fit and write. Raises EngineFailed, EngineBusy, EngineShared, FitError."""
+    bench = bench_of(job.backend)
+    card = await _reach(job.backend)
+    await _idle(job, bench)
+    limits = await _limits(job, bench, card)
+    environment = {**_environment(job.config, card), "kv_cache_tokens": limits.kv_tokens}
+    journal = CellLog.beside(job.path, environment)
+    measured = journal.resume()
+    choice = CellChoice(limits, job.budget_s)
+    cells = measure(bench, choice, _vocabulary(job.config), time.monotonic, measured, alone=not job.busy_ok)
+    made: Profile | None = None
+    async for one in cells:
+        journal.append(one)
+        measured.append(one)
+        made = _fitted(job, environment, measured, limits)
+        progress(measured, made)
+    made = await _finish(job, bench, environment, measured, limits)
+    profile_file.write(made, job.path)
+    journal.remove()
+    return made
+
+
+async def check_profile(job: Job, cells: int = 6) -> check.Check:
+    """Measure a few cells of the profile at `job.path` again. Raises as `profile` does, and ProfileError."""
+    known = profile_file.read(job.path)
+    bench, rng = bench_of(job.backend), random.Random(time.time_ns())
+    await _reach(job.backend)
+    await _idle(job, bench)
+    vocabulary, again = _vocabulary(job.config), []
+    await bench.run([[VOCABULARY[0]] * 32] * 2, 16)  # wakes the engine up
+    for spec in check.specs_to_check(known, cells):
+        again.append(await measure_cell(bench, spec, vocabulary, rng, alone=not job.busy_ok))
+    return check.compare(known, again)
+
+
+def bench_of(backend: Backend) -> EngineBench:
+    vocabulary = list(_vocabulary(backend.config))
+    return EngineBench(backend, {"allowed_token_ids": vocabulary} if _by_ngram(backend.config) else None)
+
+
+def _by_ngram(config: BackendConfig) -> bool:
+    return bool(config.speculative) and (config.speculative or {}).get("method") == "ngram"
+
+
+def _vocabulary(config: BackendConfig) -> tuple[int, ...]:
+    return REPETITIVE if _by_ngram(config) else tuple(VOCABULARY)
+
+
+async def _finish(
+    job: Job, bench: EngineBench, environment: dict[str, Any], measured: list[Measured], limits: Limits
+) -> Profile:
+    acceptance = None
+    if job.config.speculative and job.task is not None:
+        acceptance = await task_acceptance(bench, job.task)
+    cells = [one.cell for one in measured]
+    return profile_file.make(job.config.name, environment, cells, limits.max_batch, acceptance)
+
+
+def _fitted(job: Job, environment: dict[str, Any], measured: list[Measured], limits: Limits) -> Profile | None:
+    try:
+        return profile_file.make(job.config.name, environment, [one.cell for one in measured], limits.max_batch)
+    except FitError:
+        return None
+
+
+async def task_acceptance(bench: EngineBench, task: Task, questions: int = TASK_QUESTIONS) -> float:
+    """Tokens that a step gives a branch on the task's own questions, greedy, by the engine's counters."""
+    before = await bench.counters()
+    for question in task.questions[:questions]:
+        await bench.chat(question.question, 1, temperature=0, max_tokens=512)
+    after = await bench.counters()
+    generated, accepted = after.generated - before.generated, after.accepted - before.accepted
+    return float(generated / max(generated - accepted, 1.0))
+
+
+async def _idle(job: Job, bench: EngineBench) -> None:
+    """Raises EngineBusy."""
+    if job.busy_ok:
+        return
+    for _ in range(IDLE_LOOKS):
+        load = load_metrics.parse(await bench.metrics())
+        if load.running + load.waiting:
+            raise EngineBusy(
+                f"backend {job.config.name} runs {load.running + load.waiting:.0f} requests of others: measured beside "
+                "them it looks slower than it is. Take it out of service, or give --busy-ok"
+            )
+        await asyncio.sleep(IDLE_LOOK_EVERY_S)
+
+
+async def _limits(job: Job, bench: EngineBench, card: dict[str, Any]) -> Limits:
+    max_batch = _max_num_seqs(job.config)
+    max_len = int(card.get("max_model_len") or 4096)
+    kv_tokens = load_metrics.kv_capacity_tokens(await bench.metrics())
+    return Limits(max_batch, max_len, kv_tokens or float(max_len * max_batch))
+
+
+def _max_num_seqs(config: BackendConfig) -> int:
+    given = (config.launch.args if config.launch else {}).get("max-num-seqs", DEFAULT_MAX_NUM_SEQS)
+    return int(given)
+
+
+async def _reach(backend: Backend) -> dict[str, Any]:
+    """The engine's own card of the model, with its version. Raises EngineFailed."""
+    headers = {"authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
+    try:
+        async with httpx.AsyncClient(base_url=backend.config.url, timeout=10, headers=headers) as client:
+            version = (await client.get("/version")).json().get("version")
+            cards = (await client.get("/v1/models")).json()["data"]
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        raise EngineFailed(f"backend {backend.name} at {backend.config.url} cannot be reached: {error}") from error
+    card = next((card for card in cards if card["id"] == backend.model), None)
+    if card is None:
+        served = ", ".join(card["id"] for card in cards)
+        raise EngineFailed(f"backend {backend.name} serves {served}, not {backend.model}")
+    return {**card, "version": version}
+
+
+def _environment(config: BackendConfig, card: dict[str, Any]) -> dict[str, Any]:
+    environment: dict[str, Any] = {
+        "vllm": card["version"],
+        "model": card["id"],
+        "model_path": Path(str(card.get("root", ""))).name,
+        "parameters": _parameters(config),
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "speculative": config.speculative,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.date.today().isoformat(),
+    }
+    return {key: value for key, value in environment.items() if value is not None}
+
+
+def _parameters(config: BackendConfig) -> int | None:
+    """The model's number of weights, where its safetensors files lie on this machine."""
+    files = sorted(Path(config.launch.model).glob("*.safetensors")) if config.launch else []
+    return sum(map(_weights_in, files)) or None
+
+
+def _weights_in(path: Path) -> int:
+    """From the file's header: eight bytes of length, then JSON with every tensor's shape."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        tensors = json.loads(file.read(length))
+    return int(sum(np.prod(entry["shape"]) for name, entry in tensors.items() if name != "__metadata__"))
