@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from profiler.cells import Cell, CellSpec
+from profiler.cells import BESIDE_OUTPUTS, Cell, CellSpec
 from profiler.fit import fit, predict_latency_s, prefill_terms, step_terms
 from profiler.steptime import StepTime
 
@@ -39,7 +39,7 @@ class Limits:
     def admit(self, spec: CellSpec) -> bool:
         return (
             spec.batch + spec.beside <= self.max_batch
-            and spec.prompt + spec.output * (4 if spec.beside else 1) <= self.max_len
+            and spec.prompt + spec.output * (BESIDE_OUTPUTS if spec.beside else 1) <= self.max_len
             and spec.peak_kv_tokens <= 0.9 * self.kv_tokens
         )
 
@@ -81,7 +81,7 @@ class CellChoice:
 
     def cost_s(self, model: StepTime, spec: CellSpec) -> float:
         alone = predict_latency_s(model, Cell(spec, 0, 0, 0))
-        beside = 2 * 4 * spec.output * model.step_of(spec.beside + spec.batch, spec.mean_kv_tokens)
+        beside = 2 * BESIDE_OUTPUTS * spec.output * model.step_of(spec.beside + spec.batch, spec.mean_kv_tokens)
         return (self._repeats + 0.5) * (alone + (beside if spec.beside else 0.0)) + PER_CELL_S
 
     def _first_cells(self, prompts: Sequence[int], outputs: Sequence[int]) -> list[CellSpec]:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from profiler.steptime import KV_BLOCK_TOKENS
 
+BESIDE_PROMPT = 32  # tokens of the prompts of branches that decode beside a mixed cell's
+BESIDE_OUTPUTS = 4  # they run this many times as long as those that come
+
 
 @dataclass(frozen=True, slots=True)
 class CellSpec:
@@ -33,15 +36,26 @@ class CellSpec:
         return (1 if self.shared else self.batch) * float(self.prompt) ** 2
 
     @property
+    def cached_tokens(self) -> float:
+        """Prompt tokens that are looked up in the prefix cache."""
+        return (self.batch - 1) * self.prompt if self.shared else 0.0
+
+    @property
     def mean_kv_tokens(self) -> float:
-        """KV tokens read by a step, averaged over the decode."""
-        return (self.batch + self.beside) * (self.prompt + self.output / 2)
+        """Tokens of the branches' own KV cache read by a step, averaged over the decode."""
+        own = self.output / 2 + (0 if self.shared else self.prompt)
+        return self.batch * own + self.beside * (BESIDE_PROMPT + BESIDE_OUTPUTS * self.output / 2)
+
+    @property
+    def shared_kv_tokens(self) -> float:
+        """The same of the prompt that they share, counted for each."""
+        return self.batch * self.prompt if self.shared else 0.0
 
     @property
     def peak_kv_tokens(self) -> float:
         """The most that the KV cache must hold."""
         prompts = 1 if self.shared else self.batch
-        return prompts * self.prompt + (self.batch + 4 * self.beside) * self.output
+        return prompts * self.prompt + (self.batch + BESIDE_OUTPUTS * self.beside) * self.output
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,28 +41,39 @@ def fit(cells: Sequence[Cell]) -> StepTime:
     prefill = np.array([prefill_terms(cell.spec) for cell in used])
     step = np.array([step_terms(cell.spec, knots) for cell in used])
     if max(cell.spec.prompt for cell in used) < LONG_PROMPT:
-        prefill[:, 3] = 0.0
+        prefill[:, 4] = 0.0
     whole = np.hstack([prefill, step * steps]) / latency
     first = np.hstack([prefill, np.zeros_like(step)]) / ttft
     weights = np.repeat([1.0, TTFT_WEIGHT], len(used))
-    p0, p_branch, p_tok, p_tok2, c_kv, *rises = _robust_nnls(np.vstack([whole, first]), weights)
-    model = StepTime(tuple(map(float, knots)), tuple(np.cumsum(rises).tolist()), c_kv, p0, p_tok, p_tok2, p_branch)
+    found = _robust_nnls(np.vstack([whole, first]), weights)
+    p0, p_branch, p_tok, p_cached, p_tok2, c_kv, c_shared, *rises = found
+    model = StepTime(
+        batches=tuple(map(float, knots)),
+        step_s=tuple(np.cumsum(rises).tolist()),
+        c_kv_s=c_kv,
+        c_shared_s=c_shared,
+        p0_s=p0,
+        p_branch_s=p_branch,
+        p_tok_s=p_tok,
+        p_cached_s=p_cached,
+        p_tok2_s=p_tok2,
+    )
     return replace(model, stall=_stall(model, cells))
 
 
 def prefill_terms(spec: CellSpec) -> list[float]:
-    """What p0, p_branch, p_tok and p_tok2 are multiplied by."""
-    return [1.0, spec.batch - 1.0, spec.computed_tokens, spec.attended_tokens2]
+    """What p0, p_branch, p_tok, p_cached and p_tok2 are multiplied by."""
+    return [1.0, spec.batch - 1.0, spec.computed_tokens, spec.cached_tokens, spec.attended_tokens2]
 
 
 def step_terms(spec: CellSpec, knots: Sequence[int]) -> list[float]:
-    """What c_kv and the rises of g at each knot over the one before are multiplied by, in one step."""
+    """What c_kv, c_shared and the rises of g at each knot over the one before are multiplied by, in one step."""
     batch = spec.batch + spec.beside
     pairs = pairwise(knots)
     rises = [min(1.0, max(0.0, (batch - low) / (high - low))) for low, high in pairs]
     if batch > knots[-1] and rises:
         rises[-1] = (batch - knots[-2]) / (knots[-1] - knots[-2])
-    return [spec.mean_kv_tokens, 1.0, *rises]
+    return [spec.mean_kv_tokens, spec.shared_kv_tokens, 1.0, *rises]
 
 
 def steps_of(cell: Cell) -> float:
@@ -99,17 +110,20 @@ def _slowed_s(model: StepTime, cell: Cell) -> float:
 
 
 def _prefill_s(model: StepTime, spec: CellSpec) -> float:
-    return float(np.dot(prefill_terms(spec), [model.p0_s, model.p_branch_s, model.p_tok_s, model.p_tok2_s]))
+    coefficients = model.p0_s, model.p_branch_s, model.p_tok_s, model.p_cached_s, model.p_tok2_s
+    return float(np.dot(prefill_terms(spec), coefficients))
 
 
 def predict_ttft_s(model: StepTime, spec: CellSpec) -> float:
     """Prefill; beside running branches it also waits for their step."""
-    waits = model.step_of(spec.beside, spec.beside * spec.prompt) if spec.beside else 0.0
+    waits = float(model.g_s(spec.beside)) if spec.beside else 0.0
     return _prefill_s(model, spec) + waits
 
 
 def predict_tpot_s(model: StepTime, cell: Cell) -> float:
-    return model.step_of(cell.spec.batch + cell.spec.beside, cell.spec.mean_kv_tokens) / cell.acceptance_length
+    spec = cell.spec
+    step_s = model.step_of(spec.batch + spec.beside, spec.mean_kv_tokens, spec.shared_kv_tokens)
+    return step_s / cell.acceptance_length
 
 
 def predict_latency_s(model: StepTime, cell: Cell) -> float:

@@ -10,10 +10,10 @@ from statistics import median
 from typing import Protocol
 
 from profiler.cell_choice import CellChoice
-from profiler.cells import Cell, CellSpec
+from profiler.cells import BESIDE_OUTPUTS, BESIDE_PROMPT, Cell, CellSpec
 
 REPEATS = 2
-BESIDE_OUTPUTS = 4  # branches beside run this many times as long as those that come
+DISAGREE = 1.15  # two runs of one cell that differ by this factor are settled by a third
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,9 @@ async def measure_cell(
 ) -> Cell:
     """One cell. Raises EngineShared."""
     before = await bench.counters()
-    runs, held_up, own = [], [], 0
-    for _ in range(repeats):
+    runs: list[list[Timing]] = []
+    held_up, own = [], 0
+    while len(runs) < repeats or (len(runs) == repeats and _disagree(runs)):
         if spec.beside:
             run, delay_s, extra = await _mixed(bench, spec, vocabulary, rng)
             held_up.append(delay_s)
@@ -118,11 +119,16 @@ async def measure_cell(
         ttft_s=median(max(timing.first_token_s for timing in run) for run in runs),
         tpot_s=median((t.end_s - t.first_token_s) / max(t.tokens - 1, 1) for t in branches),
         latency_s=median(max(timing.end_s for timing in run) for run in runs),
-        repeats=repeats,
+        repeats=len(runs),
         acceptance_length=generated / max(generated - accepted, 1.0) if accepted > 0 else 1.0,
         held_up_s=median(held_up) if held_up else None,
         held_out=held_out,
     )
+
+
+def _disagree(runs: Sequence[Sequence[Timing]]) -> bool:
+    took = [max(timing.end_s for timing in run) for run in runs]
+    return max(took) > DISAGREE * min(took)
 
 
 async def _mixed(
@@ -130,7 +136,7 @@ async def _mixed(
 ) -> tuple[list[Timing], float, int]:
     """Those beside run once alone, then again while the others come: by how much their end is later. Gives the timings
     of those that came, that delay, and the tokens of those beside."""
-    beside = CellSpec(spec.beside, 32, spec.output * BESIDE_OUTPUTS, shared=spec.beside > 1)
+    beside = CellSpec(spec.beside, BESIDE_PROMPT, spec.output * BESIDE_OUTPUTS, shared=spec.beside > 1)
     alone = await bench.run(prompts_of(beside, vocabulary, rng), beside.output)
     together, came = await bench.run_beside(
         prompts_of(beside, vocabulary, rng), beside.output, prompts_of(spec, vocabulary, rng), spec.output

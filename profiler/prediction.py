@@ -3,7 +3,7 @@
 A setting's stored replays say how many tokens each of its N branches generates, so how many steps it spends with N,
 N−1 … 1 of them running. With `load` branches of others beside them all along,
 
-    T = prefill + wait + Σ_k steps_k·g(k + load) + c_kv·(own KV + others' KV) + others' prompts     seconds
+    T = prefill + wait + Σ_k steps_k·g(k + load) + own KV + others' KV + others' prompts     seconds
 
 (`steptime.py`). T's quantiles are tabulated over a grid of loads once and interpolated per request; what depends on
 the request's prompt is added. The spread of the profile's residuals multiplies T as a lognormal factor.
@@ -126,10 +126,11 @@ class LatencyTable:
         self.branches = np.array([setting.branches for setting in settings], float)
         self.accuracy_lower = np.array([setting.accuracy_lower for setting in settings])
         self.mean_tokens = np.array([setting.tokens.mean() for setting in settings])
-        self._c_kv = np.array([step.c_kv_s for step in steps]).reshape(column)
-        # Prefill of a prompt of L tokens: constant + slope·L + square·L², (backends, settings).
-        self._prefill_s = np.array([step.prefill_s(0.0, self.branches) for step in steps])
-        self._p_tok = np.array([step.p_tok_s for step in steps]).reshape(column)
+        # What depends on the request's prompt of L tokens, (backends, settings): prefill = constant + slope·L +
+        # square·L², and what the steps read of it.
+        self._p0 = np.array([step.prefill_s(0.0, self.branches) for step in steps])
+        self._p_tok = np.array([step.p_tok_s + step.p_cached_s * (self.branches - 1) for step in steps])
+        self._p_read = np.array([_prompt_read_s(step, self.branches) * self.mean_tokens for step in steps])
         self._p_tok2 = np.array([step.p_tok2_s for step in steps]).reshape(column)
         self._stall = np.array([step.stall for step in steps]).reshape(column)
         sigma = np.array([profile.residual_sigma for profile in profiles]).reshape(column)
@@ -154,9 +155,9 @@ class LatencyTable:
         factor, busy_with = bias[:, None], at[:, None]
         below = self._tabulated[self._row, low]
         rows = below + (self._tabulated[self._row, low + 1] - below) * weight  # (backends, 6, settings)
-        reading_s = self._prefill_s + (self._p_tok * prompt_tokens + self._p_tok2 * prompt_tokens**2)
+        reading_s = self._p0 + self._p_tok * prompt_tokens + self._p_tok2 * prompt_tokens**2
         ttft_s = reading_s + rows[:, WAIT]
-        extra = ttft_s + self._c_kv * (prompt_tokens * self.mean_tokens)
+        extra = ttft_s + self._p_read * prompt_tokens
         share = self.branches / (self.branches + busy_with)
         widened = self._spread * factor
         median_s = (rows[:, MEDIAN] + extra) * factor
@@ -171,6 +172,11 @@ class LatencyTable:
             ttft_s=ttft_s * widened,
             tpot_s=rows[:, TPOT] * widened,
         )
+
+
+def _prompt_read_s(step: StepTime, branches: np.ndarray) -> np.ndarray:
+    """Seconds of every step per branch and token of its prompt: a lone branch shares it with nobody."""
+    return np.where(branches > 1, step.c_shared_s, step.c_kv_s)
 
 
 def _row(

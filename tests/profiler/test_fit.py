@@ -13,10 +13,12 @@ TRUE = StepTime(
     batches=(1, 4, 16, 64),
     step_s=(6e-3, 6.2e-3, 7e-3, 14e-3),
     c_kv_s=3e-8,
+    c_shared_s=1e-8,
     p0_s=1e-2,
     p_tok_s=2e-5,
     p_tok2_s=1e-9,
     p_branch_s=1e-3,
+    p_cached_s=2e-6,
 )
 GRID = [
     CellSpec(batch, prompt, output, shared)
@@ -38,7 +40,7 @@ def test_exact_measurements_give_back_the_model() -> None:
     model = fit([measured(spec) for spec in GRID])
     assert model.batches == TRUE.batches
     assert model.step_s == pytest.approx(TRUE.step_s, rel=1e-3)
-    for name in ("c_kv_s", "p0_s", "p_tok_s", "p_tok2_s", "p_branch_s"):
+    for name in ("c_kv_s", "c_shared_s", "p0_s", "p_tok_s", "p_tok2_s", "p_branch_s", "p_cached_s"):
         assert getattr(model, name) == pytest.approx(getattr(TRUE, name), rel=1e-2), name
 
 

@@ -13,7 +13,7 @@ from profiler.cells import CellSpec
 from profiler.measure import Counters, EngineShared, Measured, Timing, measure
 from profiler.steptime import StepTime
 
-TRUE = StepTime((1, 8, 64), (6e-3, 6.5e-3, 12e-3), 2e-8, 8e-3, 2e-5, 2e-10, 5e-4, stall=0.8)
+TRUE = StepTime((1, 8, 64), (6e-3, 6.5e-3, 12e-3), 2e-8, 8e-3, 2e-5, 2e-10, 5e-4, 1e-6, 1e-8, stall=0.8)
 LIMITS = Limits(max_batch=64, max_len=4096, kv_tokens=60_000)
 VOCABULARY = range(100)
 
@@ -36,7 +36,7 @@ class VirtualEngine:
         spec = _spec(prompts, output)
         self.runs.append(spec)
         prefill_s = TRUE.p0_s + TRUE.p_branch_s * (spec.batch - 1) + TRUE.p_tok_s * spec.computed_tokens
-        prefill_s += TRUE.p_tok2_s * spec.attended_tokens2
+        prefill_s += TRUE.p_tok2_s * spec.attended_tokens2 + TRUE.p_cached_s * spec.cached_tokens
         return self._timings(spec, prefill_s, output)
 
     async def run_beside(
@@ -55,7 +55,7 @@ class VirtualEngine:
 
     def _timings(self, spec: CellSpec, prefill_s: float, output: int, also: int = 0) -> list[Timing]:
         factor = 1 + self._noise * self._rng.gauss(0, 1)
-        step_s = TRUE.step_of(spec.batch + also, spec.mean_kv_tokens) / self._acceptance
+        step_s = TRUE.step_of(spec.batch + also, spec.mean_kv_tokens, spec.shared_kv_tokens) / self._acceptance
         end_s = (prefill_s + (output - 1) * step_s) * factor
         self.now_s += end_s
         self._generated += spec.batch * output + self._foreign

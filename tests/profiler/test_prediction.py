@@ -11,7 +11,17 @@ from profiler.profile_file import Profile, Range, wide_prior
 from profiler.steptime import StepTime
 
 # A knee at eight branches: nothing before it, then half a millisecond each.
-STEP = StepTime((1, 8, 16), (6e-3, 6e-3, 10e-3), c_kv_s=3e-8, p0_s=1e-2, p_tok_s=2e-5, p_branch_s=1e-3, stall=0.5)
+STEP = StepTime(
+    batches=(1, 8, 16),
+    step_s=(6e-3, 6e-3, 10e-3),
+    c_kv_s=3e-8,
+    c_shared_s=1e-8,
+    p0_s=1e-2,
+    p_tok_s=2e-5,
+    p_cached_s=1e-6,
+    p_branch_s=1e-3,
+    stall=0.5,
+)
 TRAFFIC = Traffic(prompt_tokens=400, output_tokens=1000)
 
 
@@ -64,7 +74,7 @@ def test_without_spread_the_table_is_the_step_by_step_simulation(load: int) -> N
     for row, setting in enumerate(SETTINGS):
         seconds, charged = _simulated(setting, load)
         ttft_s = STEP.prefill_s(300, setting.branches) + wait_s
-        prompt_s = STEP.c_kv_s * 300 * setting.tokens.mean()
+        prompt_s = (STEP.c_shared_s if setting.branches > 1 else STEP.c_kv_s) * 300 * setting.tokens.mean()
         assert predicted.median_s[row] == pytest.approx(np.median(seconds) + ttft_s + prompt_s, rel=2e-3)
         assert predicted.tail_s[row] == pytest.approx(np.quantile(seconds, 0.95) + ttft_s + prompt_s, rel=2e-3)
         assert predicted.ttft_s[row] == pytest.approx(ttft_s)
