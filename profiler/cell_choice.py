@@ -24,6 +24,8 @@ HELD_OUT_EVERY = 5
 MIXED_AT = (7, 13, 19)  # which cells measure prompts beside running decodes
 PER_CELL_S = 0.15  # what a cell costs besides its predicted time
 LARGEST_SHARE = 0.12  # of the budget, for one cell
+REPEATS = 2
+LONG_RUN_S = 3.0  # a run this long is not repeated
 FEWEST_TO_FIT = 4
 
 
@@ -47,10 +49,9 @@ class Limits:
 class CellChoice:
     """Iterates over a budget: `next_spec` until it gives None. Deterministic for a seed and the measured times."""
 
-    def __init__(self, limits: Limits, budget_s: float, *, repeats: int = 2, seed: int = 0) -> None:
+    def __init__(self, limits: Limits, budget_s: float, *, seed: int = 0) -> None:
         self._limits = limits
         self._budget_s = budget_s
-        self._repeats = repeats
         self._rng = random.Random(seed)
         self._longest_prompt = max(32, limits.max_len - max(64, min(limits.max_output, limits.max_len // 4)))
         batches, prompts, outputs = _axes(limits, self._longest_prompt)
@@ -82,7 +83,8 @@ class CellChoice:
     def cost_s(self, model: StepTime, spec: CellSpec) -> float:
         alone = predict_latency_s(model, Cell(spec, 0, 0, 0))
         beside = 2 * BESIDE_OUTPUTS * spec.output * model.step_of(spec.beside + spec.batch, spec.mean_kv_tokens)
-        return (self._repeats + 0.5) * (alone + (beside if spec.beside else 0.0)) + PER_CELL_S
+        runs = 1 if alone > LONG_RUN_S else REPEATS + 0.5
+        return runs * (alone + (beside if spec.beside else 0.0)) + PER_CELL_S
 
     def _first_cells(self, prompts: Sequence[int], outputs: Sequence[int]) -> list[CellSpec]:
         """Enough to fit a first, rough model."""

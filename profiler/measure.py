@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
-from profiler.cell_choice import CellChoice
+from profiler.cell_choice import LONG_RUN_S, REPEATS, CellChoice
 from profiler.cells import BESIDE_OUTPUTS, BESIDE_PROMPT, Cell, CellSpec
 
-REPEATS = 2
 DISAGREE = 1.15  # two runs of one cell that differ by this factor are settled by a third
 
 
@@ -98,7 +97,7 @@ async def measure_cell(
     before = await bench.counters()
     runs: list[list[Timing]] = []
     held_up, own = [], 0
-    while len(runs) < repeats or (len(runs) == repeats and _disagree(runs)):
+    while not _enough(runs, repeats):
         if spec.beside:
             run, delay_s, extra = await _mixed(bench, spec, vocabulary, rng)
             held_up.append(delay_s)
@@ -126,9 +125,12 @@ async def measure_cell(
     )
 
 
-def _disagree(runs: Sequence[Sequence[Timing]]) -> bool:
+def _enough(runs: Sequence[Sequence[Timing]], repeats: int) -> bool:
+    """A long run averages over its own steps; two short ones that disagree need a third."""
     took = [max(timing.end_s for timing in run) for run in runs]
-    return max(took) > DISAGREE * min(took)
+    if took and took[0] > LONG_RUN_S:
+        return True
+    return len(runs) > repeats or (len(runs) == repeats and max(took) <= DISAGREE * min(took))
 
 
 async def _mixed(
