@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
+from profiler.budgets import accuracy_within
 from profiler.profile_file import Profile
 from profiler.quality_file import Curve
+from profiler.quality_sections import BudgetCurve
 from profiler.steptime import StepTime
 
 LOADS = np.array([0.0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512])
@@ -30,7 +32,8 @@ MEDIAN, TAIL, SHARE, DELAY, TPOT, WAIT = range(6)
 class Setting:
     """A strategy with its parameters, and what is known of its accuracy. `prior`: assumed, not measured.
 
-    `lengths` (R, branches): tokens of each branch until the decision, ascending; R joint draws.
+    `lengths` (R, branches): tokens of each branch until the decision, ascending; R joint draws. `budget`: accuracy
+    when branches are cut, where that was derived.
     """
 
     strategy: str
@@ -41,6 +44,7 @@ class Setting:
     accuracy_lower: float
     prior: bool
     lengths: np.ndarray
+    budget: BudgetCurve | None = None
     tokens: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,10 +52,12 @@ class Setting:
         object.__setattr__(self, "tokens", self.lengths.sum(axis=1))
 
     @classmethod
-    def from_curve(cls, curve: Curve, branches: int, *, prior: bool = False) -> Setting:
+    def from_curve(
+        cls, curve: Curve, branches: int, *, prior: bool = False, budget: BudgetCurve | None = None
+    ) -> Setting:
         lengths = np.array(curve.lengths, float)
         found = (curve.strategy, curve.params, branches, curve.greedy, curve.accuracy, curve.accuracy_lower)
-        return cls(*found, prior, lengths)
+        return cls(*found, prior, lengths, budget)
 
     @property
     def longest(self) -> np.ndarray:
@@ -64,12 +70,17 @@ class Setting:
         return np.diff(self.lengths, axis=1, prepend=1.0)[:, ::-1]
 
     def within(self, max_tokens: int | None) -> Setting:
-        """The same setting when every branch is cut at `max_tokens`: a cut replay counts as wrong."""
+        """The same setting when every branch is cut at `max_tokens`: a cut one abstains. Where that was not derived,
+        a replay with a cut branch counts as wrong."""
         if max_tokens is None or self.longest.max() <= max_tokens:
             return self
-        kept = float((self.longest <= max_tokens).mean())
+        if self.budget is not None:
+            accuracy, lower = accuracy_within(self.budget, max_tokens)
+        else:
+            kept = float((self.longest <= max_tokens).mean())
+            accuracy, lower = self.accuracy * kept, self.accuracy_lower * kept
         cut = np.minimum(self.lengths, max_tokens)
-        return replace(self, accuracy=self.accuracy * kept, accuracy_lower=self.accuracy_lower * kept, lengths=cut)
+        return replace(self, accuracy=accuracy, accuracy_lower=lower, lengths=cut)
 
     def renamed(self, strategy: str) -> Setting:
         """The same work under another strategy's name: an estimate for one that was never measured."""

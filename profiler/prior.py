@@ -10,6 +10,7 @@ from profiler.quality_file import StoredQuestion, StoredSample
 
 MEAN_TOKENS = 600.0
 LENGTH_CV = 0.7
+WRONG_ANSWERS = 6
 QUESTIONS = 48
 SAMPLES = 24
 
@@ -24,7 +25,7 @@ def prior_pool(seed: int = 0) -> list[StoredQuestion]:
         rate = 0.1 + 0.8 * (index + 0.5) / QUESTIONS
         lengths = rng.lognormal(np.log(MEAN_TOKENS) - sigma**2 / 2, sigma, SAMPLES).astype(int) + 1
         right = rng.random(SAMPLES) < rate
-        wrong = rng.integers(6, size=SAMPLES)
+        wrong = rng.integers(WRONG_ANSWERS, size=SAMPLES)
         samples = [
             StoredSample("right" if ok else f"wrong{kind}", int(tokens), "stop", bool(ok))
             for ok, kind, tokens in zip(right, wrong, lengths, strict=True)

@@ -4,13 +4,14 @@ samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from profiler.quality_sections import AgreementCurve, BudgetCurve, Lengths
 from profiler.replay import Replays, Sample, replay
 from strategies.base import Shape
 
@@ -23,12 +24,18 @@ class QualityError(ValueError):
 
 
 class StoredSample(msgspec.Struct, frozen=True, array_like=True):
-    """A sample as stored: final answer as extracted, tokens, why it ended, and whether it was right."""
+    """A sample as stored: final answer as extracted, tokens, why it ended, and whether it was right.
+
+    `logprob_mean`, `logprob_low`: the mean log probability of its tokens and the lowest over a stretch of them
+    (`logprobs.confidence`); None where the engine was not asked.
+    """
 
     answer: str | None
     tokens: int
     finish_reason: str
     correct: bool
+    logprob_mean: float | None = None
+    logprob_low: float | None = None
 
 
 class StoredQuestion(msgspec.Struct, frozen=True):
@@ -58,7 +65,10 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """`temperature`: what the samples were drawn at; requests at another one make the accuracy an approximation."""
+    """`temperature`: what the samples were drawn at; requests at another one make the accuracy an approximation.
+
+    `budgets`, `agreement`, `lengths`: what else the samples say; files of earlier versions have none.
+    """
 
     model: str
     task: str
@@ -70,16 +80,26 @@ class Quality(msgspec.Struct, frozen=True):
     curves: list[Curve]
     environment: dict[str, Any] = {}
     schema: int = SCHEMA
+    budgets: list[BudgetCurve] = []
+    agreement: list[AgreementCurve] = []
+    lengths: Lengths | None = None
 
 
 def derive(shape: Shape, pool: list[StoredQuestion], *, greedy: bool, seed: int = 0) -> tuple[Replays, float, float]:
     """Replays of a shape, its mean accuracy, and the lower bound over questions."""
-    stored = [[question.greedy] if greedy else question.samples for question in pool]
-    samples = [[Sample(s.answer, s.tokens, s.correct) for s in row] for row in stored]
-    per_question = 1 if greedy else 32 if shape.branches == 1 else 24
-    replays = replay(samples, shape, per_question, seed)
-    by_question = np.array([replays.correct[replays.question == q].mean() for q in range(len(samples))])
+    replays = replay(replayed(pool, greedy=greedy), shape, draws_per_question(shape, greedy=greedy), seed)
+    by_question = np.array([replays.correct[replays.question == q].mean() for q in range(len(pool))])
     return replays, float(by_question.mean()), bootstrap_lower(by_question, seed=seed)
+
+
+def replayed(pool: Sequence[StoredQuestion], *, greedy: bool) -> list[list[Sample]]:
+    """What replays draw from: each question's samples, or its answer at temperature 0."""
+    stored = [[question.greedy] if greedy else question.samples for question in pool]
+    return [[Sample(s.answer, s.tokens, s.correct) for s in row] for row in stored]
+
+
+def draws_per_question(shape: Shape, *, greedy: bool) -> int:
+    return 1 if greedy else 32 if shape.branches == 1 else 24
 
 
 def bootstrap_lower(by_question: np.ndarray, *, draws: int = 1000, level: float = 0.05, seed: int = 0) -> float:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+from profiler.agreement import agreement_curve
+from profiler.budgets import budget_curve, budget_grid
+from profiler.lengths import lengths
+from profiler.logprobs import confidence
 from profiler.quality_file import Curve, Quality, StoredQuestion, StoredSample, curve
+from profiler.quality_sections import AgreementCurve, BudgetCurve
 from profiler.tasks import TaskQuestion
 from strategies.answers import Equivalence, Grouper
 from strategies.answers.grouping import AnswerKind
+from strategies.base import Need, Shape
 from strategies.registry import Registry
 
-Generated = tuple[str, int, str]  # text, completion tokens, finish reason
+
+class Generated(NamedTuple):
+    """One generation. `tokens`: completion tokens; `logprobs`: of each token as chosen, where the engine told them."""
+
+    text: str
+    tokens: int
+    finish_reason: str
+    logprobs: Sequence[float] = ()
 
 
 async def store(
@@ -28,12 +42,11 @@ async def store(
     names: dict[int, str] = {}
 
     async def one(generated: Generated) -> StoredSample:
-        text, tokens, finish = generated
-        answer = await grouper.group(text)
-        if answer is None:
-            return StoredSample(None, tokens, finish, False)
-        names.setdefault(answer.group, answer.text)
-        return StoredSample(names[answer.group], tokens, finish, answer.group == gold_group)
+        mean, low = confidence(generated.logprobs) or (None, None)
+        answer = await grouper.group(generated.text)
+        name = None if answer is None else names.setdefault(answer.group, answer.text)
+        correct = answer is not None and answer.group == gold_group
+        return StoredSample(name, generated.tokens, generated.finish_reason, correct, mean, low)
 
     return StoredQuestion(
         question=question.question,
@@ -58,7 +71,8 @@ def quality(
     registry: Registry,
     environment: dict[str, object],
 ) -> Quality:
-    """The table of every strategy setting that the pool has enough samples for. CPU-bound: seconds."""
+    """The table of every strategy setting that the pool has enough samples for, and what else the samples say.
+    CPU-bound: seconds."""
     return Quality(
         model=model,
         task=task,
@@ -69,17 +83,42 @@ def quality(
         mean_prompt_tokens=sum(question.prompt_tokens for question in pool) / len(pool),
         curves=list(curves(pool, registry)),
         environment=environment,
+        budgets=budgets(pool, registry),
+        agreement=agreements(pool, registry),
+        lengths=lengths(pool),
     )
 
 
 def curves(pool: list[StoredQuestion], registry: Registry) -> list[Curve]:
-    """Sampled settings, then the greedy `none`. A setting needs at most half the samples, so that draws differ."""
+    """One curve per setting."""
+    return [curve(name, params, shape, pool, greedy=greedy) for name, params, shape, greedy in settings(pool, registry)]
+
+
+def budgets(pool: list[StoredQuestion], registry: Registry) -> list[BudgetCurve]:
+    """One curve over token budgets per setting."""
+    grid = budget_grid(pool)
+    return [
+        budget_curve(name, params, shape, pool, grid, greedy=greedy)
+        for name, params, shape, greedy in settings(pool, registry)
+    ]
+
+
+def agreements(pool: list[StoredQuestion], registry: Registry) -> list[AgreementCurve]:
+    """One curve from agreement to correctness per setting that votes."""
+    return [
+        agreement_curve(name, params, shape, pool)
+        for name, params, shape, _ in settings(pool, registry)
+        if Need.ANSWERS in registry.get(name).needs
+    ]
+
+
+def settings(pool: list[StoredQuestion], registry: Registry) -> Iterator[tuple[str, dict[str, object], Shape, bool]]:
+    """Strategy, parameters, shape, and whether at temperature 0: sampled settings, then the greedy `none`. A setting
+    needs at most half the samples, so that draws differ."""
     room = min(len(question.samples) for question in pool) // 2
-    found = []
     for strategy in registry:
         for params in strategy.grid():
             shape = strategy(params).shape()
             if shape.branches <= max(room, 1):
-                found.append(curve(strategy.name, params.model_dump(), shape, pool, greedy=False))
-    found.append(curve("none", {}, registry.build("none", {}).shape(), pool, greedy=True))
-    return found
+                yield strategy.name, params.model_dump(), shape, False
+    yield "none", {}, registry.build("none", {}).shape(), True

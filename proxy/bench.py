@@ -77,8 +77,11 @@ class EngineBench:
             for prompt in prompts
         ]
 
-    async def chat(self, question: str, count: int, *, temperature: float, max_tokens: int) -> list[BranchStream]:
-        """`count` full answers to one question, sampled together. Raises EngineFailed."""
+    async def chat(
+        self, question: str, count: int, *, temperature: float, max_tokens: int, logprobs: bool = False
+    ) -> list[BranchStream]:
+        """`count` full answers to one question, sampled together; `token_logprobs` reads what `logprobs` asks for.
+        Raises EngineFailed."""
         body: dict[str, Any] = {
             "model": self._backend.model,
             "messages": [{"role": "user", "content": question}],
@@ -86,6 +89,8 @@ class EngineBench:
             "max_tokens": max_tokens,
             **_STREAMED,
         }
+        if logprobs:
+            body["logprobs"] = True
         request = self._backend.head("/v1/chat/completions").with_body(msgspec.json.encode(body))
         return await self._run([request] * count)
 

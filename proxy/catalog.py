@@ -6,17 +6,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil, log2
 from pathlib import Path
 
 import numpy as np
 
 from profiler import profile_file, quality_file
+from profiler.budgets import find
 from profiler.prediction import LatencyTable, Setting, Traffic
 from profiler.prior import prior_pool
+from profiler.quality_sections import AgreementCurve, BudgetCurve
+from profiler.solve_rates import RateModel, rate_model
 from proxy.backend import Backend, open_backend
 from proxy.config import BackendConfig, Config, ConfigError, ModelConfig
+from proxy.quality_watch import PriorWatch, QualityWatch, TableWatch, Voted
 from proxy.tokenizer_json import UnsupportedTokenizer
 from proxy.tokens import TokenCounter
 from strategies.answers import AnswerKind
@@ -32,13 +37,19 @@ MAX_CUSTOM_TABLES = 512
 
 @dataclass(frozen=True, slots=True)
 class TaskTable:
-    """What is known of one model on one task. `settings`: sampled ones and the greedy `none`."""
+    """What is known of one model on one task. `settings`: sampled ones and the greedy `none`.
+
+    `agreement`: how right votes are by how they agree, measured on `questions`; `longest`: of the samples, in tokens.
+    """
 
     task: str | None
     answers: AnswerKind | None
     settings: tuple[Setting, ...]
     prior: bool
     mean_prompt_tokens: float
+    agreement: Sequence[AgreementCurve] = ()
+    questions: int = 0
+    longest: int = 0
 
 
 @dataclass(slots=True)
@@ -51,12 +62,15 @@ class Served:
     default_task: str | None
     counter: TokenCounter | None
     percentile: float
+    watches: dict[str | None, QualityWatch] = field(default_factory=dict)
     gpus: np.ndarray = field(init=False)
     usd_per_gpu_s: np.ndarray = field(init=False)
     max_num_seqs: np.ndarray = field(init=False)
     _allowed: dict[tuple[Hashable, ...], np.ndarray] = field(default_factory=dict)
     _latency: dict[tuple[str | None, int], LatencyTable] = field(default_factory=dict)
-    _custom: dict[Hashable, tuple[Sequence[Setting], LatencyTable]] = field(default_factory=dict)
+    _custom: dict[tuple[str | None, int, Hashable], tuple[Sequence[Setting], LatencyTable]] = field(
+        default_factory=dict
+    )
     _single: dict[str, list[float]] = field(default_factory=dict)
     _settings: dict[tuple[str | None, int], tuple[Setting, ...]] = field(default_factory=dict)
 
@@ -144,6 +158,40 @@ class Served:
             self._custom[whole] = found
         return found
 
+    def observe_vote(self, task: str | None, answers: AnswerKind | None, max_tokens: int | None, voted: Voted) -> None:
+        """What a finished vote says of accuracy; nothing where it is not a vote of the kind that the table knows: other
+        answers than the task's, or cut shorter than its samples."""
+        table = self.table(task)
+        watch = self.watches.get(table.task)
+        alike = table.answers in (None, answers) and (max_tokens is None or max_tokens >= table.longest)
+        if watch is not None and alike:
+            watch.observe(voted)
+
+    def believe(self, task: str | None, accuracy: np.ndarray, lower: np.ndarray) -> None:
+        """Replace what the prior assumes of its settings, (settings,) each; latencies stay as tabulated."""
+        table = self.tables[task]
+        settings = tuple(
+            replace(setting, accuracy=float(a), accuracy_lower=float(low))
+            for setting, a, low in zip(table.settings, accuracy, lower, strict=True)
+        )
+        self.tables[task] = replace(table, settings=settings)
+        for key in [key for key in self._settings if key[0] == task]:
+            self._settings[key] = tuple(setting.within(key[1] or None) for setting in settings)
+            if key in self._latency:
+                self._latency[key].accuracy_lower = np.array([s.accuracy_lower for s in self._settings[key]])
+        for whole, (made, latency) in self._custom.items():
+            if whole[0] == task:
+                fresh = [_as_right_as_nearest(setting, self._settings[whole[:2]]) for setting in made]
+                latency.accuracy_lower = np.array([s.accuracy_lower for s in fresh])
+                self._custom[whole] = fresh, latency
+
+
+def _as_right_as_nearest(setting: Setting, settings: Sequence[Setting]) -> Setting:
+    """A setting that was scaled from the table's nearest one, with that one's accuracy."""
+    same = [s for s in settings if (s.strategy, s.greedy) == (setting.strategy, setting.greedy)] or settings
+    near = min(same, key=lambda s: (s.params != setting.params, abs(s.branches - setting.branches)))
+    return replace(setting, accuracy=near.accuracy, accuracy_lower=near.accuracy_lower)
+
 
 def _bucket(max_tokens: int | None) -> int:
     """0 for no limit, else rounded up to a quarter of a doubling: few tables, never an optimistic one."""
@@ -170,9 +218,9 @@ class Catalog:
 
 def build(config: Config, registry: Registry, clock: Clock) -> Catalog:
     """Raises ConfigError, naming the file that is at fault."""
-    assumed = _prior_settings(registry)
+    assumed, rates = _prior_settings(registry), rate_model(registry)
     served = {
-        model.name: _serve(model, config.slo.percentile, registry, clock, assumed)
+        model.name: _serve(model, config.slo.percentile, registry, clock, assumed, rates)
         for model in config.models
         if model.backends
     }
@@ -182,7 +230,12 @@ def build(config: Config, registry: Registry, clock: Clock) -> Catalog:
 
 
 def _serve(
-    model: ModelConfig, percentile: float, registry: Registry, clock: Clock, assumed: tuple[Setting, ...]
+    model: ModelConfig,
+    percentile: float,
+    registry: Registry,
+    clock: Clock,
+    assumed: tuple[Setting, ...],
+    rates: RateModel,
 ) -> Served:
     backends = [open_backend(backend, model.name, _profile(backend), clock) for backend in model.backends]
     tables: dict[str | None, TaskTable] = {None: _prior_table(None, model.answers, assumed)}
@@ -190,7 +243,13 @@ def _serve(
         tables[task] = _measured_table(path, registry)
     if model.task is not None and model.task not in tables:
         tables[model.task] = _prior_table(model.task, model.answers, assumed)
-    return Served(model, backends, tables, model.task, _counter(model.tokenizer), percentile)
+    served = Served(model, backends, tables, model.task, _counter(model.tokenizer), percentile)
+    for name, table in tables.items():
+        if table.prior:
+            served.watches[name] = PriorWatch(rates, partial(served.believe, name))
+        elif table.agreement:
+            served.watches[name] = TableWatch(model.name, str(name), table.agreement, table.questions)
+    return served
 
 
 def _profile(backend: BackendConfig) -> profile_file.Profile | None:
@@ -219,11 +278,21 @@ def _counter(folder: Path | None) -> TokenCounter | None:
 def _measured_table(path: Path, registry: Registry) -> TaskTable:
     try:
         quality = quality_file.read(path)
-        settings = tuple(_setting(curve, registry, prior=False) for curve in quality.curves)
+        settings = tuple(_setting(curve, registry, quality.budgets) for curve in quality.curves)
     except (quality_file.QualityError, InvalidParameters, ValueError) as error:
         raise ConfigError(f"quality table {path}: {error}") from error
     answers: AnswerKind = quality.answers  # type: ignore[assignment]
-    return TaskTable(quality.task, answers, settings, prior=False, mean_prompt_tokens=quality.mean_prompt_tokens)
+    longest = quality.lengths.longest if quality.lengths is not None else 0
+    return TaskTable(
+        quality.task,
+        answers,
+        settings,
+        prior=False,
+        mean_prompt_tokens=quality.mean_prompt_tokens,
+        agreement=quality.agreement,
+        questions=quality.questions,
+        longest=longest,
+    )
 
 
 def _prior_table(task: str | None, answers: AnswerKind | None, assumed: tuple[Setting, ...]) -> TaskTable:
@@ -242,6 +311,9 @@ def _prior_settings(registry: Registry) -> tuple[Setting, ...]:
     return tuple(_setting(curve, registry, prior=True) for curve in curves)
 
 
-def _setting(curve: quality_file.Curve, registry: Registry, *, prior: bool) -> Setting:
+def _setting(
+    curve: quality_file.Curve, registry: Registry, budgets: Sequence[BudgetCurve] = (), *, prior: bool = False
+) -> Setting:
     branches = registry.build(curve.strategy, curve.params).shape().branches
-    return Setting.from_curve(curve, branches, prior=prior)
+    budget = find(budgets, curve.strategy, curve.params, greedy=curve.greedy)
+    return Setting.from_curve(curve, branches, prior=prior, budget=budget)

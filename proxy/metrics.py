@@ -5,7 +5,7 @@ configuration.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from proxy.backend import Backend
+from proxy.catalog import Served
 from proxy.correction import QUANTILES
 from proxy.trace import Trace
 from proxy.trace_store import TraceStore
@@ -24,7 +25,7 @@ class Metrics(Collector):
     """Counts finished requests in plain numbers (a lock and a label look-up per count would cost a tenth of a small
     request); they become metric families when scraped."""
 
-    def __init__(self, backends: Sequence[Backend], traces: TraceStore) -> None:
+    def __init__(self, backends: Sequence[Backend], traces: TraceStore, served: Iterable[Served] = ()) -> None:
         self._requests: dict[tuple[str, str, str, str], int] = {}
         self._latency: dict[tuple[str, str], _Latency] = {}
         self._branches: dict[tuple[str, str], int] = {}
@@ -32,6 +33,7 @@ class Metrics(Collector):
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._registry.register(_Live(backends, traces))
+        self._registry.register(_Quality(tuple(served)))
 
     def observe(self, trace: Trace, model: str) -> None:
         """`model`: a name from the configuration, or "unknown": never the client's free text."""
@@ -143,3 +145,28 @@ class _Live(Collector):
         yield from (up, flight, others, missing, busy, bias, spread, known, within)
         yield CounterMetricFamily("paretoproxy_traces_dropped", "Traces not stored", value=self._traces.dropped)
         yield CounterMetricFamily("paretoproxy_traces_written", "Traces stored", value=self._traces.written)
+
+
+class _Quality(Collector):
+    """What agreement lately says of accuracy. No sample before the first vote; the task of requests without one is
+    empty."""
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        self._served = served
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["model", "task"]
+        expected = GaugeMetricFamily(
+            "paretoproxy_expected_accuracy", "Of recent votes, from their agreement", labels=labels
+        )
+        drift = GaugeMetricFamily(
+            "paretoproxy_quality_drift",
+            "1 (-1) while votes lastingly agree more (less) than the quality table expects",
+            labels=labels,
+        )
+        for served in self._served:
+            for task, watch in served.watches.items():
+                if watch.expected is not None:
+                    expected.add_metric([served.name, task or ""], watch.expected)
+                    drift.add_metric([served.name, task or ""], watch.drift)
+        yield from (expected, drift)

@@ -29,6 +29,7 @@ from proxy.fanout import Run
 from proxy.ledgers import usd
 from proxy.planner import Ask, Decision, NoCandidate, choose
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
+from proxy.quality_watch import Voted
 from proxy.scale_stream import Events, StreamedReply, VoteSoFar
 from proxy.scale_trace import note_plan, note_run
 from proxy.server_protocol import Client
@@ -73,6 +74,7 @@ async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) 
     try:
         executed = await _until_answered(service, exchange, models, asked, streamed)
         await _answer(service, exchange, executed, streamed)
+        _learn_quality(executed, asked)
     except ProxyError as error:
         if call.controls.slo.demanding and error.http_status >= 500 and not isinstance(error, SloInfeasible):
             trace.slo_status = "missed"
@@ -247,6 +249,15 @@ def _learn(executed: Executed, percentile: float) -> None:
         forecast = Forecast(predicted.median_ms / 1e3, predicted.latency_ms / 1e3, percentile)
         took_s = executed.decided_at - run.branches[0].started_at
         plan.backend.correction.observe(took_s, forecast, cut=run.cut_by_deadline)
+
+
+def _learn_quality(executed: Executed, asked: Question) -> None:
+    """How the branches agreed tells how right the model is on this task; a run with failed branches is another vote."""
+    run, plan, outcome = executed.run, executed.decision.plan, executed.outcome
+    if plan.branches > 1 and not run.failed:
+        agreement = outcome.agreement or 0.0
+        voted = Voted(plan.strategy, plan.params, plan.branches, outcome.votes, agreement, run.cut_by_deadline)
+        plan.served.observe_vote(asked.ask.task, asked.answers, asked.ask.max_tokens, voted)
 
 
 def _slo_status(call: Call, executed: Executed, latency_ms: float, trace: Trace) -> str:

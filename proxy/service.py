@@ -61,7 +61,7 @@ class Service:
         await asyncio.to_thread(traces.start)
         prober = Prober(catalog.backends)
         await prober.start()
-        metrics = Metrics(catalog.backends, traces)
+        metrics = Metrics(catalog.backends, traces, catalog.served.values())
         _spare_the_collector()
         return cls(config, registry, catalog, traces, metrics, prober, MathVerifyPool(), api_keys)
 

@@ -14,11 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from profiler import quality_file, sampling
 from profiler.quality_file import StoredQuestion
+from profiler.quality_sections import Correlation, Lengths
 from profiler.tasks import Task, TaskQuestion, load_task
 from proxy.backend import open_backend
 from proxy.bench import EngineBench
 from proxy.branch import BranchStream
 from proxy.config import BackendConfig, Config, ConfigError, load
+from proxy.token_logprobs import token_logprobs
 from strategies.answers import MathVerifyPool
 from strategies.registry import Registry
 
@@ -36,6 +38,8 @@ from strategies.registry import Registry
 @click.option(
     "--texts", type=click.Path(path_type=Path), help="Import generated texts (JSON lines) instead of sampling."
 )
+@click.option("--derive-only", is_flag=True, help="Ask no engine: derive the tables again from the samples there are.")
+@click.option("--logprobs/--no-logprobs", default=True, help="Store how sure the model was of each sample.")
 @click.option("--parallel", default=3, show_default=True, type=click.IntRange(1), help="Questions at a time.")
 def command(
     config_path: Path,
@@ -49,12 +53,17 @@ def command(
     max_tokens: int,
     parallel: int,
     texts: Path | None,
+    derive_only: bool,
+    logprobs: bool,
 ) -> None:
     """Sample a labelled task and derive the accuracy of every strategy. An interrupted run goes on where it stopped."""
     config, task = load(config_path), load_task(task_name)
     for name, sampled in _sampled(config, model, backend):
-        job = _Job(name, sampled, task, out, samples, temperature, max_tokens, parallel)
-        asyncio.run(job.run(task.questions[:questions], texts))
+        job = _Job(name, sampled, task, out, samples, temperature, max_tokens, parallel, logprobs)
+        if derive_only:
+            job.derive_again()
+        else:
+            asyncio.run(job.run(task.questions[:questions], texts))
 
 
 def _sampled(config: Config, model: str | None, backend: str | None) -> list[tuple[str, BackendConfig]]:
@@ -77,6 +86,13 @@ class _Texts(msgspec.Struct):
     samples: list[sampling.Generated]
 
 
+class _Drawn(msgspec.Struct):
+    """What a table of any version says of how its samples were drawn."""
+
+    temperature: float
+    environment: dict[str, object] = {}
+
+
 class _Job:
     """One model's sampling: raw samples as JSON lines, one question a line, then the derived table beside them."""
 
@@ -90,10 +106,11 @@ class _Job:
         temperature: float,
         max_tokens: int,
         parallel: int,
+        logprobs: bool,
     ) -> None:
         self._model, self._backend, self._task = model, backend, task
         self._samples, self._temperature, self._max_tokens = samples, temperature, max_tokens
-        self._parallel = parallel
+        self._parallel, self._logprobs = parallel, logprobs
         self._lines = out / f"{model}.{task.name}.samples.jsonl"
         self._table = out / f"{model}.{task.name}.quality.json"
 
@@ -111,7 +128,19 @@ class _Job:
         finally:
             await equivalence.aclose()
             await backend.pool.aclose()
-        self._derive(texts.name if texts is not None else backend.name)
+        environment: dict[str, object] = {
+            "sampled_on": texts.name if texts is not None else backend.name,
+            "max_tokens": self._max_tokens,
+            "date": datetime.date.today().isoformat(),
+        }
+        self._derive(self._temperature, environment)
+
+    def derive_again(self) -> None:
+        """From the samples alone; where and how they were drawn stays as the table there says."""
+        before = _Drawn(self._temperature)
+        if self._table.exists():
+            before = msgspec.json.decode(self._table.read_bytes(), type=_Drawn)
+        self._derive(before.temperature, before.environment)
 
     async def _import(
         self, source: str, lines: Sequence[bytes], left: Sequence[TaskQuestion], equivalence: MathVerifyPool
@@ -159,9 +188,11 @@ class _Job:
                     group.create_task(one(question))
 
     async def _ask(self, question: TaskQuestion, bench: EngineBench, equivalence: MathVerifyPool) -> StoredQuestion:
-        limit = self._max_tokens
-        greedy = await bench.chat(question.question, 1, temperature=0, max_tokens=limit)
-        sampled = await bench.chat(question.question, self._samples, temperature=self._temperature, max_tokens=limit)
+        limit, logprobs = self._max_tokens, self._logprobs
+        greedy = await bench.chat(question.question, 1, temperature=0, max_tokens=limit, logprobs=logprobs)
+        sampled = await bench.chat(
+            question.question, self._samples, temperature=self._temperature, max_tokens=limit, logprobs=logprobs
+        )
         return await sampling.store(
             question,
             self._task.answers,
@@ -171,17 +202,12 @@ class _Job:
             equivalence,
         )
 
-    def _derive(self, sampled_on: str) -> None:
+    def _derive(self, temperature: float, environment: dict[str, object]) -> None:
         pool = list(quality_file.read_samples(self._lines))
         if not pool:
             raise ConfigError(f"{self._lines} holds no samples")
-        environment: dict[str, object] = {
-            "sampled_on": sampled_on,
-            "max_tokens": self._max_tokens,
-            "date": datetime.date.today().isoformat(),
-        }
         table = sampling.quality(
-            self._model, self._task.name, self._task.answers, self._temperature, pool, Registry.installed(), environment
+            self._model, self._task.name, self._task.answers, temperature, pool, Registry.installed(), environment
         )
         quality_file.write(table, self._table)
         click.echo(f"{self._model} on {self._task.name}: {table.questions} questions; wrote {self._table}")
@@ -193,7 +219,25 @@ class _Job:
                 f"  {curve.strategy}({params}){greedy}: accuracy {curve.accuracy:.3f} "
                 f"(at least {curve.accuracy_lower:.3f}), {tokens:.0f} tokens"
             )
+        if table.lengths is not None:
+            click.echo(_told(table.lengths))
 
 
 def _generated(branch: BranchStream) -> sampling.Generated:
-    return branch.text, branch.completion_tokens, branch.finish_reason or ""
+    finish = branch.finish_reason or ""
+    return sampling.Generated(branch.text, branch.completion_tokens, finish, token_logprobs(branch))
+
+
+def _told(lengths: Lengths) -> str:
+    """Length distribution and its correlation with being right, in two lines."""
+    quantiles = ", ".join(f"{name} {'?' if tokens is None else tokens}" for name, tokens in lengths.quantiles.items())
+    return (
+        f"  lengths: {quantiles}; mean {lengths.restricted_mean:.0f} up to {lengths.longest} tokens, "
+        f"{lengths.cut:.1%} cut\n"
+        f"  longer and right: rank correlation {_between(lengths.within_questions)} within questions, "
+        f"{_between(lengths.overall)} overall"
+    )
+
+
+def _between(found: Correlation | None) -> str:
+    return "unknown" if found is None else f"{found.value:+.2f} ({found.lower:+.2f} to {found.upper:+.2f})"

@@ -1,5 +1,7 @@
 """What a setting would take on a backend under a load."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from profiler.prediction import LatencyTable, Prediction, Setting, Traffic
 from profiler.profile_file import Profile, Range, wide_prior
+from profiler.quality_sections import BudgetCurve
 from profiler.steptime import StepTime
 
 # A knee at eight branches: nothing before it, then half a millisecond each.
@@ -149,6 +152,12 @@ def test_within_a_budget_a_cut_replay_counts_as_wrong_and_works_no_longer() -> N
     assert setting.within(250).accuracy == pytest.approx(0.4)
     assert setting.within(400) is setting
     assert setting.within(None) is setting
+
+
+def test_within_a_budget_that_was_derived_the_others_vote() -> None:
+    budget = BudgetCurve("self-consistency", {"n": 2}, False, [100, 200, 400], [0.3, 0.6, 0.8], [0.2, 0.5, 0.7])
+    cut = replace(_ragged([[50, 100], [50, 400]]), budget=budget).within(150)
+    assert (cut.accuracy, cut.accuracy_lower) == (pytest.approx(0.45), 0.2)
 
 
 def test_a_number_of_branches_that_was_not_measured_has_its_lengths_spread_over_as_many() -> None:

@@ -17,6 +17,7 @@ from scripted_backend import ScriptedBackend, until
 
 import proxy
 from profiler import quality_file
+from profiler.quality_sections import AgreementCurve
 from proxy.cli.serve import server_for
 from proxy.config import load
 from proxy.service import Service
@@ -240,7 +241,9 @@ class Fleet:
             curves = [_curve("none", 1, 0.5), _curve("none", 1, 0.5, greedy=True), _curve("first-finish", 4, 0.6, m=1)]
             for n, accuracy in ((2, 0.55), (4, 0.7), (8, 0.8)):
                 curves.append(_curve("self-consistency", n, accuracy, stop="beta", confidence=0.95))
-            quality_file.write(quality_file.Quality("m", "math", "math", 1.0, 100, 16, 7.0, curves), path)
+            known = AgreementCurve("self-consistency", {"n": 4}, 4, 4.0, [0.0, 1.0], [0.0, 1.0], 0.7, 0.3)
+            quality = quality_file.Quality("m", "math", "math", 1.0, 100, 16, 7.0, curves, agreement=[known])
+            quality_file.write(quality, path)
         return path
 
 

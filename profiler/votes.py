@@ -1,0 +1,105 @@
+"""Who wins a vote, over many draws at once: the answer's agreement and whether it is right, under any stop rule.
+
+The same decisions as `replay`, which also tells what they took, but for many draws in one go: stop rules are asked once
+per distinct count of votes, not once per draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from profiler.replay import Sample
+from strategies.base import Shape, StopRule
+
+ABSTAINS = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """R draws of n branches, (R, n) each: answer classes (ABSTAINS for none), tokens, and whether each is right."""
+
+    answers: np.ndarray
+    tokens: np.ndarray
+    correct: np.ndarray
+
+    def cut(self, budget: int) -> Drawn:
+        """The same draws when generation ends after `budget` tokens: what is longer has no answer, so it abstains."""
+        whole = self.tokens <= budget
+        return Drawn(np.where(whole, self.answers, ABSTAINS), np.minimum(self.tokens, budget), self.correct & whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """Per draw, (R,): `agreement`: the winner's share of the votes, 0 where nobody voted; `votes`: how many did;
+    `correct`: of the answer given."""
+
+    agreement: np.ndarray
+    votes: np.ndarray
+    correct: np.ndarray
+
+
+def draw(pool: Sequence[Sequence[Sample]], branches: int, per_question: int, seed: int = 0) -> Drawn:
+    """`per_question` draws without replacement of each question, in order: those that `replay` makes of this seed."""
+    rng = np.random.default_rng(seed)
+    answers, tokens, correct = [], [], []
+    for samples in pool:
+        classes = {answer: number for number, answer in enumerate(dict.fromkeys(s.answer for s in samples))}
+        codes = np.array([ABSTAINS if s.answer is None else classes[s.answer] for s in samples])
+        picks = np.array([rng.permutation(len(samples))[:branches] for _ in range(per_question)])
+        answers.append(codes[picks])
+        tokens.append(np.array([s.tokens for s in samples])[picks])
+        correct.append(np.array([s.correct for s in samples])[picks])
+    return Drawn(np.concatenate(answers), np.concatenate(tokens), np.concatenate(correct))
+
+
+def vote(drawn: Drawn, shape: Shape) -> Votes:
+    """Branches arrive in the order of their tokens until the rule has decided. Ties go to the class that came first:
+    its shortest branch is the shortest."""
+    order = np.argsort(drawn.tokens, axis=1, kind="stable")
+    answers = np.take_along_axis(drawn.answers, order, axis=1)
+    # A class is named by the arrival that it was first seen at, so that of equal counts the first one is the winner.
+    first_seen = (answers[:, :, None] == answers[:, None, :]).argmax(axis=2)
+    rows = np.arange(len(answers))
+    counts = np.zeros(answers.shape, int)  # (draws, classes)
+    open_rows = rows
+    for arrived in range(1, shape.branches + 1):
+        at = arrived - 1
+        voting = open_rows[answers[open_rows, at] != ABSTAINS]
+        counts[voting, first_seen[voting, at]] += 1
+        if arrived < shape.branches:  # with all arrived there is nothing left to decide
+            open_rows = open_rows[~_decided(counts[open_rows], shape.stop, arrived, shape.branches)]
+        if not len(open_rows):
+            break
+    winner, votes = counts.argmax(axis=1), counts.sum(axis=1)
+    agreement = counts[rows, winner] / np.maximum(votes, 1)
+    # The winning class is answered by its shortest branch, which is its first; without votes the first arrival answers.
+    answered = np.where(votes > 0, winner, 0)
+    correct = np.take_along_axis(drawn.correct, order, axis=1)[rows, answered]
+    return Votes(agreement, votes, correct)
+
+
+def _decided(counts: np.ndarray, rule: StopRule, arrived: int, total: int) -> np.ndarray:
+    """Of each row of counts whether `rule` stops there, (rows,)."""
+    ranked = -np.sort(-counts, axis=1)
+    _, first, which = np.unique(_names(ranked, total), return_index=True, return_inverse=True)
+    told = [rule.decided([count for count in ranked[row].tolist() if count], arrived, total) for row in first]
+    return np.array(told, bool)[which]
+
+
+def _names(rows: np.ndarray, largest: int) -> np.ndarray:
+    """A whole number per row, equal only for equal rows of numbers up to `largest`. As many columns at a time as fit 64
+    bits beside the name so far: numpy's own comparison of whole rows takes ten times as long."""
+    bits = largest.bit_length()
+    at_once = 40 // bits
+    weights = 1 << (bits * np.arange(at_once))
+    names = np.zeros(len(rows), np.int64)
+    for start in range(0, rows.shape[1], at_once):
+        part = rows[:, start : start + at_once]
+        if not part.any():  # rows are sorted: nothing is to come
+            break
+        whole = (names << (bits * at_once)) + part @ weights[: part.shape[1]]
+        names = np.unique(whole, return_inverse=True)[1]
+    return names

@@ -1,0 +1,72 @@
+"""Votes over many draws at once: the same decisions as a replay's, and the strategies' own agreement."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from profiler.replay import Sample, replay
+from profiler.votes import draw, vote
+from strategies.base import Shape, Strategy
+from strategies.first_finish import FirstFinish
+from strategies.first_finish import Params as FirstFinishParams
+from strategies.self_consistency import Params as SelfConsistencyParams
+from strategies.self_consistency import SelfConsistency
+from strategies.stopping import All
+from strategies.testing import ScriptedSampler, finishes
+
+SAMPLE = st.builds(Sample, st.sampled_from([None, "7", "8", "9"]), st.integers(1, 12), st.booleans())
+POOLS = st.lists(st.lists(SAMPLE, min_size=8, max_size=8), min_size=1, max_size=3)
+VOTING = st.one_of(
+    st.builds(
+        SelfConsistencyParams,
+        n=st.integers(1, 8),
+        stop=st.sampled_from(["beta", "all"]),
+        confidence=st.sampled_from([0.7, 0.95]),
+    ).map(SelfConsistency),
+    st.tuples(st.integers(1, 8), st.integers(1, 8)).map(
+        lambda pair: FirstFinish(FirstFinishParams(n=max(pair), m=min(pair)))
+    ),
+)
+
+
+@given(POOLS, VOTING, st.integers(0, 2**32))
+def test_it_decides_as_replays_of_the_same_seed_do(
+    pool: list[list[Sample]], strategy: Strategy[Any], seed: int
+) -> None:
+    shape = strategy.shape()
+    votes = vote(draw(pool, shape.branches, 4, seed), shape)
+    assert votes.correct.tolist() == replay(pool, shape, 4, seed).correct.tolist()
+
+
+@given(st.lists(SAMPLE, min_size=8, max_size=8), VOTING)
+def test_agreement_is_the_running_strategys_own(samples: list[Sample], strategy: Strategy[Any]) -> None:
+    shape = strategy.shape()
+    drawn = draw([samples], shape.branches, 1, seed=1)
+    order = [samples[i] for i in np.random.default_rng(1).permutation(len(samples))[: shape.branches]]
+    sampler = ScriptedSampler([finishes(sample.answer, sample.tokens) for sample in order])
+
+    outcome = asyncio.run(strategy.run(sampler))
+
+    found = vote(drawn, shape)
+    assert found.votes[0] == outcome.votes
+    assert found.agreement[0] == pytest.approx(outcome.agreement or 0.0)
+
+
+def test_what_is_cut_abstains_and_the_others_decide() -> None:
+    samples = [Sample("7", 30, True), Sample("8", 10, False), Sample("7", 40, True)]
+    drawn = draw([samples], 3, 1)
+    assert vote(drawn, Shape(3, All())).correct.tolist() == [True]
+    cut = vote(drawn.cut(20), Shape(3, All()))
+    assert (cut.correct.tolist(), cut.votes.tolist(), cut.agreement.tolist()) == ([False], [1], [1.0])
+    none = vote(drawn.cut(5), Shape(3, All()))
+    assert (none.correct.tolist(), none.votes.tolist(), none.agreement.tolist()) == ([False], [0], [0.0])
+
+
+def test_many_branches_with_many_classes_are_told_apart() -> None:
+    """More than fit one machine word: 60 classes, of which one has two votes."""
+    samples = [Sample(str(min(i, 59)), i + 1, i >= 59) for i in range(61)]
+    assert vote(draw([samples], 61, 2), Shape(61, All())).correct.tolist() == [True, True]
