@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from profiler.agreement import agreement_curve
 from profiler.budgets import budget_curve, budget_grid
 from profiler.lengths import lengths
-from profiler.logprobs import confidence
-from profiler.quality_file import Curve, Quality, StoredQuestion, StoredSample, curve
+from profiler.marking import Generated, Marking
+from profiler.quality_file import Curve, Quality, StoredQuestion, curve
 from profiler.quality_sections import AgreementCurve, BudgetCurve
 from profiler.tasks import TaskQuestion
-from strategies.answers import Equivalence, Grouper
+from strategies.answers import Equivalence
 from strategies.answers.grouping import AnswerKind
 from strategies.base import Need, Shape
 from strategies.registry import Registry
-
-
-class Generated(NamedTuple):
-    """One generation. `tokens`: completion tokens; `logprobs`: of each token as chosen, where the engine told them."""
-
-    text: str
-    tokens: int
-    finish_reason: str
-    logprobs: Sequence[float] = ()
 
 
 async def store(
@@ -36,30 +26,15 @@ async def store(
     equivalence: Equivalence | None = None,
 ) -> StoredQuestion:
     """Group all answers with the gold one: a sample is right if it falls into the gold answer's class."""
-    grouper = Grouper(kind, equivalence)
-    gold = await grouper.group(_as_answer(question.answer, kind))
-    gold_group = gold.group if gold is not None else None
-    names: dict[int, str] = {}
-
-    async def one(generated: Generated) -> StoredSample:
-        mean, low = confidence(generated.logprobs) or (None, None)
-        answer = await grouper.group(generated.text)
-        name = None if answer is None else names.setdefault(answer.group, answer.text)
-        correct = answer is not None and answer.group == gold_group
-        return StoredSample(name, generated.tokens, generated.finish_reason, correct, mean, low)
-
+    marking = Marking(kind, question.answer, equivalence)
     return StoredQuestion(
         question=question.question,
         answer=question.answer,
         group=question.label or "",
         prompt_tokens=prompt_tokens,
-        greedy=await one(greedy),
-        samples=[await one(sample) for sample in samples],
+        greedy=await marking.mark(greedy),
+        samples=[await marking.mark(sample) for sample in samples],
     )
-
-
-def _as_answer(gold: str, kind: AnswerKind) -> str:
-    return f"\\boxed{{{gold}}}" if kind in ("math", "choice") else gold
 
 
 def quality(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from profiler.profile_file import Profile, wide_prior
+from profiler.verdict import SamplingSetting
 from proxy.config import BackendConfig, backend_api_key
 from proxy.correction import Correction
 from proxy.gpu_time import GpuTime
@@ -25,7 +27,10 @@ class Health:
 
 @dataclass(slots=True)
 class Backend:
-    """`others`: branches on the engine that are not ours, by its last metrics; `metric_missing`: a name it lacks."""
+    """`others`: branches on the engine that are not ours, by its last metrics; `metric_missing`: a name it lacks.
+
+    `disagrees`: settings in which its answers were found to differ from the model's quality table.
+    """
 
     config: BackendConfig
     model: str
@@ -39,6 +44,7 @@ class Backend:
     correction: Correction = field(default_factory=Correction)
     api_key: str | None = None
     tokenizes: bool = True
+    disagrees: frozenset[SamplingSetting] = frozenset()
 
     @property
     def name(self) -> str:
@@ -52,6 +58,14 @@ class Backend:
     def branches_running(self) -> float:
         """Ours and others', the load that a new branch meets."""
         return self.gpu_time.running + self.gpu_time.others
+
+    def unfit(self, greedy: bool) -> Literal["sampling", "disagrees"] | None:
+        """Why requests at temperature 0 (`greedy`) or above may not run here, where they may not."""
+        if self.config.sampling == "greedy" and not greedy:
+            return "sampling"
+        if self.disagrees and ("greedy" if greedy else "sampled") in self.disagrees:
+            return "disagrees"
+        return None
 
     def head(self, path: str) -> RequestHead:
         """The constant bytes of a request to `path`, built once."""

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from profiler import profile_file, quality_file
+from profiler import profile_file, quality_file, verdict
 from profiler.budgets import find
 from profiler.prediction import LatencyTable, Setting, Traffic
 from profiler.prior import prior_pool
 from profiler.quality_sections import AgreementCurve, BudgetCurve
 from profiler.solve_rates import RateModel, rate_model
+from profiler.verdict import SamplingSetting
 from proxy.backend import Backend, open_backend
 from proxy.config import BackendConfig, Config, ConfigError, ModelConfig
 from proxy.quality_watch import PriorWatch, QualityWatch, TableWatch, Voted
@@ -238,6 +239,8 @@ def _serve(
     rates: RateModel,
 ) -> Served:
     backends = [open_backend(backend, model.name, _profile(backend), clock) for backend in model.backends]
+    for backend in backends:
+        backend.disagrees = _disagrees(backend.config)
     tables: dict[str | None, TaskTable] = {None: _prior_table(None, model.answers, assumed)}
     for task, path in model.quality.items():
         tables[task] = _measured_table(path, registry)
@@ -264,6 +267,23 @@ def _profile(backend: BackendConfig) -> profile_file.Profile | None:
         return profile_file.read(backend.profile)
     except profile_file.ProfileError as error:
         raise ConfigError(f"backend {backend.name}: {error}") from error
+
+
+def _disagrees(backend: BackendConfig) -> frozenset[SamplingSetting]:
+    """The settings that the last check found wrong; none where no check was made."""
+    if backend.profile is None:
+        return frozenset()
+    path = verdict.agreement_path(backend.profile)
+    try:
+        agreement = verdict.read(path)
+    except verdict.AgreementError as error:
+        raise ConfigError(f"backend {backend.name}: {error}") from error
+    if agreement is None:
+        return frozenset()
+    for found in agreement.verdicts:
+        if found.verdict == "differs" and (found.setting == "greedy" or backend.sampling == "all"):
+            log.warning("backend %s gets no %s requests: %s (%s)", backend.name, found.setting, found.reason, path.name)
+    return agreement.differing
 
 
 def _counter(folder: Path | None) -> TokenCounter | None:

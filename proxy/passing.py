@@ -57,7 +57,7 @@ def _usable(call: Call, models: Sequence[Served]) -> list[tuple[Served, Backend]
         (served, backend)
         for served in models
         for backend in served.backends
-        if backend.health.serving and (backend.config.sampling == "all" or call.greedy)
+        if backend.health.serving and backend.unfit(call.greedy) is None
     ]
 
 

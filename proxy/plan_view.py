@@ -60,6 +60,12 @@ def _left_out(models: Sequence[Served], greedy: bool) -> dict[str, str]:
         for backend in served.backends:
             if not backend.health.serving:
                 reasons[backend.name] = f"unhealthy: {backend.health.problem}"
-            elif backend.config.sampling == "greedy" and not greedy:
-                reasons[backend.name] = "configured for greedy requests only (sampling: greedy)"
+            elif unfit := backend.unfit(greedy):
+                reasons[backend.name] = _UNFIT[unfit].format(setting="greedy" if greedy else "sampled")
     return reasons
+
+
+_UNFIT = {
+    "sampling": "configured for greedy requests only (sampling: greedy)",
+    "disagrees": "its {setting} answers differ from the model's quality table (`profile --check` tests again)",
+}

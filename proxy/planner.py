@@ -307,6 +307,4 @@ def _unusable(backend: Backend, ask: Ask) -> str | None:
         return "unhealthy"
     if backend.name in ask.exclude:
         return "failed"
-    if backend.config.sampling == "greedy" and not ask.greedy:
-        return "sampling"
-    return None
+    return backend.unfit(ask.greedy)

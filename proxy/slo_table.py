@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
+from profiler.marking import Generated, Marking
 from profiler.tasks import Task
-from strategies.answers import Grouper
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,4 @@ async def _read(response: httpx.Response, latency_ms: float, slo_ms: float, gold
 
 async def is_correct(text: str, gold: str, task: Task) -> bool:
     """Whether the text's final answer is in the gold answer's class."""
-    grouper = Grouper(task.answers)
-    expected = await grouper.group(f"\\boxed{{{gold}}}" if task.answers in ("math", "choice") else gold)
-    found = await grouper.group(text)
-    return found is not None and expected is not None and found.group == expected.group
+    return (await Marking(task.answers, gold).mark(Generated(text, 0, ""))).correct

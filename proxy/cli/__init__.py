@@ -48,6 +48,7 @@ def main() -> None:
     from profiler.profile_file import ProfileError
     from profiler.quality_file import QualityError
     from profiler.tasks import TaskError
+    from profiler.verdict import AgreementError
     from proxy.bench import EngineFailed
     from proxy.config import ConfigError
     from proxy.launch import LaunchError
@@ -55,7 +56,7 @@ def main() -> None:
     from proxy.trace_store import StoreError
 
     fleet = (ConfigError, LaunchError, StoreError, EngineFailed, EngineShared, MetricMissing)
-    known = (*fleet, FitError, ProfileError, QualityError, TaskError)
+    known = (*fleet, FitError, ProfileError, QualityError, TaskError, AgreementError)
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

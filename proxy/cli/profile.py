@@ -18,6 +18,7 @@ from profiler.profile_file import Profile
 from profiler.tasks import Task, TaskError, load_task
 from proxy import profiling
 from proxy.backend import open_backend
+from proxy.cli.agreement import agrees
 from proxy.config import Config, ConfigError, ModelConfig, load
 from proxy.profiling import Job
 
@@ -43,12 +44,18 @@ class Duration(click.ParamType[float]):
 @click.option("--budget", type=Duration(), default="60s", show_default=True, help="Time to measure each backend.")
 @click.option("--check", is_flag=True, help="Measure a few cells again: does the profile still hold?")
 @click.option("--busy-ok", is_flag=True, help="Measure even while others use the engine.")
-def command(config_path: Path, only: str | None, out: Path | None, budget: float, check: bool, busy_ok: bool) -> None:
-    """Measure each backend, one at a time, and fit its latency. An interrupted run goes on where it stopped."""
+@click.option(
+    "--agreement/--no-agreement", default=True, show_default=True, help="Compare answers with the quality table."
+)
+def command(
+    config_path: Path, only: str | None, out: Path | None, budget: float, check: bool, busy_ok: bool, agreement: bool
+) -> None:
+    """Measure each backend, one at a time, fit its latency, and see that its answers are the model's. An interrupted
+    run goes on where it stopped."""
     config = load(config_path)
     if check:
-        sys.exit(0 if asyncio.run(check_fleet(config, only, out, busy_ok=busy_ok)) else 1)
-    asyncio.run(profile_fleet(config, only, out, budget_s=budget, busy_ok=busy_ok))
+        sys.exit(0 if asyncio.run(check_fleet(config, only, out, busy_ok=busy_ok, agreement=agreement)) else 1)
+    asyncio.run(profile_fleet(config, only, out, budget_s=budget, busy_ok=busy_ok, agreement=agreement))
 
 
 async def profile_fleet(
@@ -58,16 +65,21 @@ async def profile_fleet(
     *,
     budget_s: float = DEFAULT_BUDGET_S,
     busy_ok: bool = False,
+    agreement: bool = False,
 ) -> None:
     """Profile the backends of a configuration; each file is written as soon as its backend is measured."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     with Progress(*columns) as progress:
         for job in _jobs(config, only, out):
             await _profile_one(replace(job, budget_s=budget_s, busy_ok=busy_ok), progress)
+            if agreement:
+                await agrees(_model_of(config, job), job.config, job.path, progress)
 
 
-async def check_fleet(config: Config, only: str | None, out: Path | None, *, busy_ok: bool) -> bool:
-    """Whether every profile still holds; says so a line each."""
+async def check_fleet(
+    config: Config, only: str | None, out: Path | None, *, busy_ok: bool, agreement: bool = True
+) -> bool:
+    """Whether every profile still holds, and every backend agrees with its model's table; says so a line each."""
     all_hold = True
     for job in _jobs(config, only, out):
         try:
@@ -80,7 +92,14 @@ async def check_fleet(config: Config, only: str | None, out: Path | None, *, bus
             f"{found.worst:.2f}: it {verdict}"
         )
         all_hold = all_hold and found.holds
+        if agreement:
+            with Progress(TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
+                all_hold = await agrees(_model_of(config, job), job.config, job.path, progress) and all_hold
     return all_hold
+
+
+def _model_of(config: Config, job: Job) -> ModelConfig:
+    return next(model for model in config.models if job.config in model.backends)
 
 
 def _jobs(config: Config, only: str | None, out: Path | None) -> list[Job]:

@@ -13,6 +13,7 @@ import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from profiler import quality_file, sampling
+from profiler.marking import Generated
 from profiler.quality_file import StoredQuestion
 from profiler.quality_sections import Correlation, Lengths
 from profiler.tasks import Task, TaskQuestion, load_task
@@ -82,8 +83,8 @@ class _Texts(msgspec.Struct):
 
     question: str
     prompt_tokens: int
-    greedy: sampling.Generated
-    samples: list[sampling.Generated]
+    greedy: Generated
+    samples: list[Generated]
 
 
 class _Drawn(msgspec.Struct):
@@ -223,9 +224,9 @@ class _Job:
             click.echo(_told(table.lengths))
 
 
-def _generated(branch: BranchStream) -> sampling.Generated:
+def _generated(branch: BranchStream) -> Generated:
     finish = branch.finish_reason or ""
-    return sampling.Generated(branch.text, branch.completion_tokens, finish, token_logprobs(branch))
+    return Generated(branch.text, branch.completion_tokens, finish, token_logprobs(branch))
 
 
 def _told(lengths: Lengths) -> str:
