@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from profiler.agreement import agreement_curve
 from profiler.budgets import budget_curve, budget_grid
 from profiler.lengths import lengths
 from profiler.marking import Generated, Marking
 from profiler.quality_file import Curve, Quality, StoredQuestion, curve
 from profiler.quality_sections import AgreementCurve, BudgetCurve
 from profiler.tasks import TaskQuestion
+from profiler.vote_agreement import agreement_curve
 from strategies.answers import Equivalence
 from strategies.answers.grouping import AnswerKind
 from strategies.base import Need, Shape

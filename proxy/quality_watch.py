@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from profiler.agreement import accuracy_at, nearest
 from profiler.quality_sections import AgreementCurve
 from profiler.solve_rates import LearnedRates, RateModel
+from profiler.vote_agreement import accuracy_at, nearest
 
 log = logging.getLogger("paretoproxy")
 

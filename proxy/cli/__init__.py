@@ -14,6 +14,7 @@ _COMMANDS = {
     "profile": "Measure each backend and fit its latency.",
     "quality": "Sample a labelled task and derive the accuracy of every strategy.",
     "plan": "Show the ranked candidates for a request; send nothing.",
+    "report": "Show what to run within a deadline, and what the usual advice would have cost.",
     "slo-table": "Ask a running proxy labelled questions under several deadlines; print a table.",
     "traces": "Read the trace store.",
 }
@@ -47,6 +48,7 @@ def main() -> None:
     from profiler.measure import EngineShared
     from profiler.profile_file import ProfileError
     from profiler.quality_file import QualityError
+    from profiler.report import ReportError
     from profiler.tasks import TaskError
     from profiler.verdict import AgreementError
     from proxy.bench import EngineFailed
@@ -56,7 +58,7 @@ def main() -> None:
     from proxy.trace_store import StoreError
 
     fleet = (ConfigError, LaunchError, StoreError, EngineFailed, EngineShared, MetricMissing)
-    known = (*fleet, FitError, ProfileError, QualityError, TaskError, AgreementError)
+    known = (*fleet, FitError, ProfileError, QualityError, TaskError, AgreementError, ReportError)
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

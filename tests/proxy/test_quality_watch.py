@@ -6,11 +6,11 @@ import random
 import numpy as np
 import pytest
 
-from profiler.agreement import agreement_curve
 from profiler.prior import prior_pool
 from profiler.quality_file import replayed
 from profiler.quality_sections import AgreementCurve
 from profiler.solve_rates import rate_model
+from profiler.vote_agreement import agreement_curve
 from profiler.votes import draw, vote
 from proxy.quality_watch import Drift, PriorWatch, Recent, TableWatch, Voted
 from strategies.base import Shape

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.agreement import accuracy_at, agreement_curve, nearest
 from profiler.prior import prior_pool
 from profiler.quality_file import StoredQuestion, StoredSample, curve
 from profiler.quality_sections import AgreementCurve
+from profiler.vote_agreement import accuracy_at, agreement_curve, nearest
 from strategies.base import Shape
 from strategies.stopping import All, BetaLead, FirstArrivals
 
