@@ -5,6 +5,9 @@ terms x lowers the mean predictive variance over all candidates by Σ_j (x_j' P 
 Fedorov 1972), P being the coefficients' covariance. Divided by the cell's predicted seconds, that is the choice. Every
 fifth cell is drawn at random from anywhere in the range instead, also between the grid's points, and held out of the
 fit: the profile's errors are told on those.
+
+Batch sizes double; where a step turns out much longer at the next one, another is put between: an engine leaves its
+captured graphs, or its weights are no longer what it waits for.
 """
 
 from __future__ import annotations
@@ -12,21 +15,23 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from profiler.cells import BESIDE_OUTPUTS, Cell, CellSpec
-from profiler.fit import fit, predict_latency_s, prefill_terms, step_terms
+from profiler.fit import fit, noise, predict_latency_s, prefill_terms, step_terms
 from profiler.steptime import StepTime
 
-NOISE = 0.05  # relative error of one measured cell
+STEEP, NARROW = 1.35, 1.2  # a rise of g that is looked into, and a ratio of batch sizes that is not
 HELD_OUT_EVERY = 5
 MIXED_AT = (7, 13, 19)  # which cells measure prompts beside running decodes
 PER_CELL_S = 0.15  # what a cell costs besides its predicted time
 LARGEST_SHARE = 0.12  # of the budget, for one cell
 REPEATS = 2
+HELD_OUT_REPEATS = 3  # a yardstick must not itself be a hiccup
 LONG_RUN_S = 3.0  # a run this long is not repeated
-FEWEST_TO_FIT = 4
+SHORTEST_OUTPUT = 64  # with fewer tokens a large batch never runs together: the first end before the last begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +59,9 @@ class CellChoice:
         self._budget_s = budget_s
         self._rng = random.Random(seed)
         self._longest_prompt = max(32, limits.max_len - max(64, min(limits.max_output, limits.max_len // 4)))
-        batches, prompts, outputs = _axes(limits, self._longest_prompt)
-        self._knots = batches
-        self._grid = [
-            spec
-            for batch in batches
-            for prompt in prompts
-            for output in outputs
-            for shared in ((False, True) if batch > 1 else (False,))
-            if limits.admit(spec := CellSpec(batch, prompt, output, shared))
-        ]
-        self._seeds = self._first_cells(prompts, outputs)
+        self._knots, self._prompts, self._outputs = _axes(limits, self._longest_prompt)
+        self._grid = self._cells_at(self._knots)
+        self._seeds = self._first_cells(self._prompts, self._outputs)
 
     def next_spec(self, cells: Sequence[Cell], spent_s: float) -> tuple[CellSpec, bool] | None:
         """The next cell and whether it is held out; None when the budget is used up or nothing is left."""
@@ -72,6 +69,7 @@ class CellChoice:
             return self._seeds[len(cells)], False
         left_s = self._budget_s - spent_s
         model = fit(cells)
+        self._refine(model)
         number = len(cells) + 1
         if number in MIXED_AT and (mixed := self._mixed(model, left_s)) is not None:
             return mixed, False
@@ -97,6 +95,26 @@ class CellChoice:
         ]
         return [spec for spec in wanted if self._limits.admit(spec)]
 
+    def _cells_at(self, batches: Sequence[int]) -> list[CellSpec]:
+        return [
+            spec
+            for batch in batches
+            for prompt in self._prompts
+            for output in self._outputs
+            for shared in ((False, True) if batch > 1 else (False,))
+            if self._limits.admit(spec := CellSpec(batch, prompt, output, shared))
+        ]
+
+    def _refine(self, model: StepTime) -> None:
+        """Put a batch size between two measured neighbours where the step rises steeply."""
+        for low, high in pairwise([int(batch) for batch in model.batches]):
+            steep = float(model.g_s(high)) > STEEP * float(model.g_s(low))
+            between = any(low < knot < high for knot in self._knots)
+            if steep and high > NARROW * low and not between:
+                middle = round((low + high) / 2)
+                self._knots = sorted([*self._knots, middle])
+                self._grid += self._cells_at([middle])
+
     def _affordable(self, model: StepTime, spec: CellSpec, left_s: float) -> bool:
         return self.cost_s(model, spec) <= min(left_s, max(LARGEST_SHARE * self._budget_s, 1.0))
 
@@ -112,25 +130,26 @@ class CellChoice:
         for cell in cells:
             if not cell.held_out and not cell.spec.beside:
                 row = self._terms(model, cell.spec) / scale
-                known += np.outer(row, row) / NOISE**2
+                known += np.outer(row, row) / float(noise(cell.latency_s)) ** 2
         covariance = np.linalg.inv(known)
         options = np.array([self._terms(model, spec) for spec in open_specs]) / scale
         shifted = options @ covariance
-        gains = ((shifted @ targets.T) ** 2).sum(axis=1) / (NOISE**2 + (shifted * options).sum(axis=1))
+        sigma = noise(np.array([predict_latency_s(model, Cell(spec, 0, 0, 0)) for spec in open_specs]))
+        gains = ((shifted @ targets.T) ** 2).sum(axis=1) / (sigma**2 + (shifted * options).sum(axis=1))
         costs = np.array([self.cost_s(model, spec) for spec in open_specs])
         return open_specs[int(np.argmax(gains / costs))]
 
     def _terms(self, model: StepTime, spec: CellSpec) -> np.ndarray:
         """The model's terms relative to the predicted latency: a row of the design."""
         steps = spec.output - 1
-        terms = np.array(prefill_terms(spec) + [steps * term for term in step_terms(spec, self._knots)])
+        terms = np.array([*prefill_terms(spec), 1.0, *(steps * term for term in step_terms(spec, self._knots))])
         return terms / max(predict_latency_s(model, Cell(spec, 0, 0, 0)), 1e-9)
 
     def _draw(self, model: StepTime, left_s: float) -> CellSpec | None:
         for _ in range(50):
             batch = _log_uniform(self._rng, 1, self._limits.max_batch)
             prompt = _log_uniform(self._rng, 32, self._longest_prompt)
-            output = _log_uniform(self._rng, 16, min(self._limits.max_output, self._limits.max_len // 2))
+            output = _log_uniform(self._rng, SHORTEST_OUTPUT, min(self._limits.max_output, self._limits.max_len // 2))
             spec = CellSpec(batch, prompt, output, batch > 1 and self._rng.random() < 0.5)
             if self._limits.admit(spec) and self._affordable(model, spec, left_s):
                 return spec
@@ -139,7 +158,7 @@ class CellChoice:
     def _mixed(self, model: StepTime, left_s: float) -> CellSpec | None:
         for _ in range(50):
             beside = _log_uniform(self._rng, 1, max(1, min(32, self._limits.max_batch // 2)))
-            prompt = _log_uniform(self._rng, min(256, self._longest_prompt), self._longest_prompt)
+            prompt = _log_uniform(self._rng, max(32, self._longest_prompt // 4), self._longest_prompt)
             spec = CellSpec(1, prompt, 24, False, beside)
             if self._limits.admit(spec) and self._affordable(model, spec, left_s):
                 return spec
@@ -150,7 +169,7 @@ def _axes(limits: Limits, longest_prompt: int) -> tuple[list[int], list[int], li
     batches = [2**power for power in range(limits.max_batch.bit_length()) if 2**power <= limits.max_batch]
     prompts = sorted({*(4**power * 32 for power in range(8) if 4**power * 32 < longest_prompt), longest_prompt})
     most = min(limits.max_output, limits.max_len - prompts[0])
-    outputs = sorted({*(size for size in (32, 128, 512) if size < most), most})
+    outputs = sorted({*(size for size in (SHORTEST_OUTPUT, 4 * SHORTEST_OUTPUT) if size < most), most})
     return batches, prompts, outputs
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 
 from profiler.cells import Cell, CellSpec
 from profiler.steptime import StepTime
 
-# When a first chunk is seen depends on who gets the CPU, and a late one makes the others look quick: what a whole
-# request took is what tells. An engine that hiccups in one cell must not bend the fit of the others.
-TTFT_WEIGHT = 0.1
-HUBER_AT = 0.05
+# A measured time is off by this ratio and, whatever its length, by this much: who got the CPU, when a socket was read.
+NOISE, JITTER_S = 0.04, 0.012
+# A late first chunk makes the others look quick: what a whole request took is what tells. An engine that hiccups in one
+# cell must not bend the fit of the others.
+TTFT_WEIGHT = 0.2
+HUBER_AT = 1.0  # standard deviations
+FINISH, FINISH_S = 5, 0.005  # the column of the end of a request, and about how long it takes
 LONG_PROMPT = 1024  # shorter ones say nothing of the attention term
 STALL_AT_MOST = 3.0
 
@@ -42,11 +46,12 @@ def fit(cells: Sequence[Cell]) -> StepTime:
     step = np.array([step_terms(cell.spec, knots) for cell in used])
     if max(cell.spec.prompt for cell in used) < LONG_PROMPT:
         prefill[:, 4] = 0.0
-    whole = np.hstack([prefill, step * steps]) / latency
-    first = np.hstack([prefill, np.zeros_like(step)]) / ttft
-    weights = np.repeat([1.0, TTFT_WEIGHT], len(used))
-    found = _robust_nnls(np.vstack([whole, first]), weights)
-    p0, p_branch, p_tok, p_cached, p_tok2, c_kv, c_shared, *rises = found
+    finish = np.ones_like(latency)
+    whole = np.hstack([prefill, finish, step * steps]) / latency
+    first = np.hstack([prefill, 0 * finish, 0 * step]) / ttft
+    sigma = np.concatenate([noise(latency), noise(ttft) / np.sqrt(TTFT_WEIGHT)])
+    found = _robust_nnls(np.vstack([whole, first]), sigma[:, 0], {FINISH: FINISH_S})
+    p0, p_branch, p_tok, p_cached, p_tok2, finish_s, c_kv, c_shared, *rises = found
     model = StepTime(
         batches=tuple(map(float, knots)),
         step_s=tuple(np.cumsum(rises).tolist()),
@@ -57,6 +62,7 @@ def fit(cells: Sequence[Cell]) -> StepTime:
         p_tok_s=p_tok,
         p_cached_s=p_cached,
         p_tok2_s=p_tok2,
+        finish_s=finish_s,
     )
     return replace(model, stall=_stall(model, cells))
 
@@ -81,16 +87,25 @@ def steps_of(cell: Cell) -> float:
     return (cell.spec.output - 1) / cell.acceptance_length
 
 
-def _robust_nnls(rows: np.ndarray, weights: np.ndarray) -> list[float]:
-    """Coefficients ≥ 0 for which rows · coefficients is near 1, by Huber's loss through reweighting."""
+def noise(seconds: ArrayLike) -> np.ndarray:
+    """Relative standard deviation of a time as measured."""
+    return np.asarray(np.hypot(NOISE, JITTER_S / np.asarray(seconds, float)))
+
+
+def _robust_nnls(rows: np.ndarray, sigma: np.ndarray, near_zero: Mapping[int, float]) -> list[float]:
+    """Coefficients ≥ 0 for which rows · coefficients is near 1 ± sigma, by Huber's loss through reweighting; those of
+    `near_zero` are expected within so much of 0."""
     scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)  # columns differ by nine orders of magnitude
-    scaled, w = rows / scale, weights
+    scaled, weights = rows / scale, 1 / sigma**2
+    prior = np.zeros((len(near_zero), rows.shape[1]))
+    for row, (column, size) in enumerate(near_zero.items()):
+        prior[row, column] = 1 / (size * scale[column])
     coefficients = np.zeros(rows.shape[1])
     for _ in range(20):
-        root = np.sqrt(w)
-        coefficients, _ = nnls(scaled * root[:, None], root)
-        off = np.abs(scaled @ coefficients - 1.0)
-        w = weights * np.minimum(1.0, HUBER_AT / np.maximum(off, 1e-12))
+        root = np.sqrt(weights)
+        coefficients, _ = nnls(np.vstack([scaled * root[:, None], prior]), np.append(root, np.zeros(len(prior))))
+        off = np.abs(scaled @ coefficients - 1.0) / sigma
+        weights = np.minimum(1.0, HUBER_AT / np.maximum(off, 1e-12)) / sigma**2
     return [float(value) for value in coefficients / scale]
 
 
@@ -99,8 +114,8 @@ def _stall(model: StepTime, cells: Sequence[Cell]) -> float:
     mixed = [cell for cell in cells if cell.held_up_s is not None and not cell.held_out]
     if not mixed:
         return 1.0
-    ratios = [((cell.held_up_s or 0.0) - _slowed_s(model, cell)) / _prefill_s(model, cell.spec) for cell in mixed]
-    return float(np.clip(np.median(ratios), 0.0, STALL_AT_MOST))
+    held_up_s = sum((cell.held_up_s or 0.0) - _slowed_s(model, cell) for cell in mixed)
+    return float(np.clip(held_up_s / sum(_prefill_s(model, cell.spec) for cell in mixed), 0.0, STALL_AT_MOST))
 
 
 def _slowed_s(model: StepTime, cell: Cell) -> float:
@@ -121,14 +136,24 @@ def predict_ttft_s(model: StepTime, spec: CellSpec) -> float:
 
 
 def predict_tpot_s(model: StepTime, cell: Cell) -> float:
+    """Of the median branch: distinct prompts are read one after the other, so it waits for half of the others'."""
     spec = cell.spec
-    step_s = model.step_of(spec.batch + spec.beside, spec.mean_kv_tokens, spec.shared_kv_tokens)
-    return step_s / cell.acceptance_length
+    others_s = 0.0
+    if not spec.shared and spec.batch > 1:
+        read_s = model.p_tok_s * spec.computed_tokens + model.p_tok2_s * spec.attended_tokens2
+        others_s = read_s / 2 * (spec.batch - 1) / spec.batch / (spec.output - 1)
+    return _token_s(model, cell) + others_s
 
 
 def predict_latency_s(model: StepTime, cell: Cell) -> float:
-    """End-to-end seconds of a cell: prefill, then output−1 tokens of the full batch."""
-    return predict_ttft_s(model, cell.spec) + (cell.spec.output - 1) * predict_tpot_s(model, cell)
+    """End-to-end seconds of a cell: prefill, then output−1 tokens of the full batch, and the end."""
+    return predict_ttft_s(model, cell.spec) + (cell.spec.output - 1) * _token_s(model, cell) + model.finish_s
+
+
+def _token_s(model: StepTime, cell: Cell) -> float:
+    spec = cell.spec
+    step_s = model.step_of(spec.batch + spec.beside, spec.mean_kv_tokens, spec.shared_kv_tokens)
+    return step_s / cell.acceptance_length
 
 
 def log_errors(model: StepTime, cells: Sequence[Cell]) -> dict[str, np.ndarray]:

@@ -140,6 +140,7 @@ class LatencyTable:
         # What depends on the request's prompt of L tokens, (backends, settings): prefill = constant + slope·L +
         # square·L², and what the steps read of it.
         self._p0 = np.array([step.prefill_s(0.0, self.branches) for step in steps])
+        self._finish = np.array([step.finish_s for step in steps]).reshape(column)
         self._p_tok = np.array([step.p_tok_s + step.p_cached_s * (self.branches - 1) for step in steps])
         self._p_read = np.array([_prompt_read_s(step, self.branches) * self.mean_tokens for step in steps])
         self._p_tok2 = np.array([step.p_tok2_s for step in steps]).reshape(column)
@@ -168,7 +169,7 @@ class LatencyTable:
         rows = below + (self._tabulated[self._row, low + 1] - below) * weight  # (backends, 6, settings)
         reading_s = self._p0 + self._p_tok * prompt_tokens + self._p_tok2 * prompt_tokens**2
         ttft_s = reading_s + rows[:, WAIT]
-        extra = ttft_s + self._p_read * prompt_tokens
+        extra = ttft_s + self._p_read * prompt_tokens + self._finish
         share = self.branches / (self.branches + busy_with)
         widened = self._spread * factor
         median_s = (rows[:, MEDIAN] + extra) * factor

@@ -4,6 +4,7 @@
                                                             own, S of a prompt that they share, counted for each
     prefill(L, n) = p0 + p_branch·(n−1) + p_tok·computed    seconds until all of n branches that share a prompt of L
                        + p_cached·(n−1)·L + p_tok2·L²       tokens have a first token
+    finish                                                  seconds from the last step until the client knows
 
 g is piecewise linear between batch sizes that were measured and never falls: a GPU goes from waiting for its weights to
 computing, and a speculating engine verifies more at once, which no formula foresees. A shared prompt is computed once,
@@ -35,6 +36,7 @@ class StepTime:
     p_branch_s: float = 0.0
     p_cached_s: float = 0.0
     c_shared_s: float = 0.0
+    finish_s: float = 0.0
     stall: float = 1.0
 
     @classmethod

@@ -22,7 +22,10 @@ class VirtualEngine:
     """Takes exactly as long as `TRUE` says, times noise. `foreign`: tokens that somebody else has it generate, a
     run."""
 
-    def __init__(self, *, noise: float = 0.0, acceptance: float = 1.0, foreign: int = 0) -> None:
+    def __init__(
+        self, *, truth: StepTime = TRUE, noise: float = 0.0, acceptance: float = 1.0, foreign: int = 0
+    ) -> None:
+        self._truth = truth
         self.now_s = 0.0
         self.runs: list[CellSpec] = []
         self._rng = random.Random(1)
@@ -35,19 +38,21 @@ class VirtualEngine:
     async def run(self, prompts: Sequence[Sequence[int]], output: int) -> list[Timing]:
         spec = _spec(prompts, output)
         self.runs.append(spec)
-        prefill_s = TRUE.p0_s + TRUE.p_branch_s * (spec.batch - 1) + TRUE.p_tok_s * spec.computed_tokens
-        prefill_s += TRUE.p_tok2_s * spec.attended_tokens2 + TRUE.p_cached_s * spec.cached_tokens
+        prefill_s = (
+            self._truth.p0_s + self._truth.p_branch_s * (spec.batch - 1) + self._truth.p_tok_s * spec.computed_tokens
+        )
+        prefill_s += self._truth.p_tok2_s * spec.attended_tokens2 + self._truth.p_cached_s * spec.cached_tokens
         return self._timings(spec, prefill_s, output)
 
     async def run_beside(
         self, beside: Sequence[Sequence[int]], beside_output: int, prompts: Sequence[Sequence[int]], output: int
     ) -> tuple[list[Timing], list[Timing]]:
         alone = _spec(beside, beside_output)
-        prefill_s = float(TRUE.prefill_s(len(prompts[0])))
+        prefill_s = float(self._truth.prefill_s(len(prompts[0])))
         came = self._timings(_spec(prompts, output), prefill_s, output, also=alone.batch)
         together = await self.run(beside, beside_output)
-        slowed_s = float(TRUE.g_s(alone.batch + len(prompts)) - TRUE.g_s(alone.batch)) * (output - 1)
-        delay_s = TRUE.stall * prefill_s + slowed_s
+        slowed_s = float(self._truth.g_s(alone.batch + len(prompts)) - self._truth.g_s(alone.batch)) * (output - 1)
+        delay_s = self._truth.stall * prefill_s + slowed_s
         return [Timing(t.first_token_s, t.end_s + delay_s, t.tokens) for t in together], came
 
     async def counters(self) -> Counters:
@@ -55,7 +60,7 @@ class VirtualEngine:
 
     def _timings(self, spec: CellSpec, prefill_s: float, output: int, also: int = 0) -> list[Timing]:
         factor = 1 + self._noise * self._rng.gauss(0, 1)
-        step_s = TRUE.step_of(spec.batch + also, spec.mean_kv_tokens, spec.shared_kv_tokens) / self._acceptance
+        step_s = self._truth.step_of(spec.batch + also, spec.mean_kv_tokens, spec.shared_kv_tokens) / self._acceptance
         end_s = (prefill_s + (output - 1) * step_s) * factor
         self.now_s += end_s
         self._generated += spec.batch * output + self._foreign
@@ -161,3 +166,16 @@ async def test_the_journal_of_another_engine_is_not_gone_on_with(tmp_path: Path)
     assert CellLog(path, {"model": "other"}).resume() == []  # and the file is the other's now
     log.remove()
     assert not path.exists()
+
+
+async def test_a_cliff_between_batch_sizes_is_looked_into() -> None:
+    """Beyond 100 branches this engine leaves its captured graphs: a step takes three times as long."""
+    cliff = StepTime((1, 64, 100, 101, 128), (5e-3, 6e-3, 6.5e-3, 20e-3, 21e-3), 1e-9, 8e-3, 1e-6)
+    limits = Limits(max_batch=128, max_len=4096, kv_tokens=500_000)
+    engine = VirtualEngine(truth=cliff)
+    choice = CellChoice(limits, 120)
+    cells = [one.cell async for one in measure(engine, choice, VOCABULARY, engine.clock)]
+    batches = {cell.spec.batch for cell in cells if not cell.held_out and 64 < cell.spec.batch < 128}
+    assert len(batches) >= 2
+    model = profile_file.make("b", {}, cells, 128).step_time
+    assert model.step_of(90, 0) == pytest.approx(cliff.step_of(90, 0), rel=0.15)

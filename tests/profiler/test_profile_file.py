@@ -55,7 +55,7 @@ def test_errors_are_of_the_held_out_cells_where_there_are_any() -> None:
     off = replace(_cells()[3], latency_s=_cells()[3].latency_s * 1.25, held_out=True)
     held_out = profile_file.make("tp1", {}, [*_cells(), off], 64).errors
     assert held_out["latency"] == Errors(median=pytest.approx(0.2, abs=0.01), worst=ANY, cells=1, held_out=True)
-    assert held_out["tpot"].worst < 0.01
+    assert held_out["tpot"].worst < 0.05
 
 
 def test_a_speculating_engine_is_told_per_token_of_its_task() -> None:
