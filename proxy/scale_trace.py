@@ -43,8 +43,11 @@ def _note(plan: Plan, note: str | None) -> str | None:
     notes = [note] if note else []
     if plan.predicted.prior:
         notes.append("accuracy is a stated prior: the task has no quality table")
-    if not plan.backend.profile.cells:
+    profile = plan.backend.profile
+    if profile.assumed:
         notes.append("latency is a wide prior: the backend has no profile")
+    elif profile.environment.get("modelled"):
+        notes.append("latency is modelled from other tensor-parallel degrees")
     return "; ".join(notes) or None
 
 
