@@ -22,7 +22,7 @@ def note_plan(trace: Trace, decision: Decision, note: str | None) -> None:
         strategy=plan.strategy,
         params=plan.params,
         n=plan.branches,
-        predicted=predicted(plan),
+        predicted={**predicted(plan), **_corrected(plan)},
         feasible=decision.feasible,
         considered=decision.considered,
         dropped=decision.dropped,
@@ -37,6 +37,12 @@ def predicted(plan: Plan) -> dict[str, object]:
         for name, value in msgspec.to_builtins(plan.predicted).items()
     }
     return fields
+
+
+def _corrected(plan: Plan) -> dict[str, object]:
+    """What recent requests have changed in the prediction: `bias` multiplies it, `spread` is the power of its tail."""
+    correction = plan.backend.correction
+    return {"bias": round(correction.bias, 6), "spread": round(correction.spread, 6)}
 
 
 def _note(plan: Plan, note: str | None) -> str | None:

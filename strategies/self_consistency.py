@@ -33,7 +33,7 @@ class SelfConsistency(Strategy[Params]):
 
     @classmethod
     def grid(cls) -> list[BaseParams]:
-        return [Params(n=n) for n in (3, 4, 5, 6, 8, 10, 12, 16)]
+        return [Params(n=n) for n in (2, 3, 4, 5, 6, 8, 10, 12, 16)]
 
     def shape(self) -> Shape:
         return Shape(branches=self.params.n, stop=self._rule())

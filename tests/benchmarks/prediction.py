@@ -1,0 +1,292 @@
+"""Is what the planner predicts what happens? N-branch requests on real engines, through the real proxy.
+
+    python tests/benchmarks/prediction.py --engine-python .venv-vllm/bin/python [--requests 30] [--only s-tp1,…]
+
+One engine at a time (on two cores engines contend), idle and beside others' requests that go to it directly. Per cell
+of (engine, N, load): the predicted median against the measured one; over all: the share of requests within the
+predicted p95. Both as the profile has them, without the online correction (its bias and spread are in the traces and
+taken out), and with it. `--together` runs all engines and clients at once instead.
+
+Reports to the terminal and to build/bench/prediction.md. Profiles must be there (`make demo`, or `paretoproxy profile`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import httpx
+
+from profiler.tasks import load_task
+from proxy.backend import open_backend
+from proxy.bench import EngineBench
+from proxy.config import BackendConfig, Config, ModelConfig, load
+from proxy.launch import Engines, Machine, specs
+
+ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "build/bench"
+SIZES = (1, 2, 4, 8, 16)
+OTHERS = 4  # requests of others kept running in the loaded cells
+TASK = "tinymath-held-out"
+SETTLE_S = 1.5  # the proxy's view of the others' load is up to half a second old
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answered request; `bias` and `spread`: the correction that its prediction held."""
+
+    backend: str
+    n: int
+    others: int
+    latency_ms: float
+    median_ms: float
+    tail_ms: float
+    bias: float
+    spread: float
+
+    @property
+    def raw_median_ms(self) -> float:
+        return self.median_ms / self.bias
+
+    @property
+    def raw_tail_ms(self) -> float:
+        return self.raw_median_ms * (self.tail_ms / self.median_ms) ** (1 / self.spread)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All requests of one (backend, n, others)."""
+
+    requests: Sequence[Request]
+
+    @property
+    def measured_ms(self) -> float:
+        return statistics.median(request.latency_ms for request in self.requests)
+
+    @property
+    def predicted_ms(self) -> float:
+        return statistics.median(request.raw_median_ms for request in self.requests)
+
+    @property
+    def corrected_ms(self) -> float:
+        return statistics.median(request.median_ms for request in self.requests)
+
+    def row(self) -> str:
+        first = self.requests[0]
+        within = sum(request.latency_ms <= request.raw_tail_ms for request in self.requests)
+        return (
+            f"| {first.backend} | {first.n} | {first.others} | {len(self.requests)} | {self.measured_ms:.0f} | "
+            f"{self.predicted_ms:.0f} | {self.predicted_ms / self.measured_ms - 1:+.1%} | "
+            f"{self.corrected_ms / self.measured_ms - 1:+.1%} | {within}/{len(self.requests)} |"
+        )
+
+
+def cells(requests: Sequence[Request]) -> list[Cell]:
+    def key(request: Request) -> tuple[str, int, int]:
+        return request.backend, request.others, request.n
+
+    return [Cell(list(group)) for _, group in itertools.groupby(sorted(requests, key=key), key)]
+
+
+def report(requests: Sequence[Request]) -> str:
+    found = cells(requests)
+    lines = [
+        "| engine | N | others | requests | measured p50, ms | predicted p50 | error | error, corrected | within p95 |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *(cell.row() for cell in found),
+        "",
+    ]
+    for name, error_of, tail_of in (
+        ("profile alone", lambda cell: cell.predicted_ms, lambda request: request.raw_tail_ms),
+        ("with online correction", lambda cell: cell.corrected_ms, lambda request: request.tail_ms),
+    ):
+        errors = [abs(error_of(cell) / cell.measured_ms - 1) for cell in found]
+        within = sum(request.latency_ms <= tail_of(request) for request in requests) / len(requests)
+        lines.append(
+            f"{name}: median absolute error of the predicted p50 over {len(found)} cells "
+            f"{statistics.median(errors):.1%} (worst {max(errors):.1%}); {within:.1%} of {len(requests)} requests "
+            "within the predicted p95"
+        )
+    return "\n".join(lines)
+
+
+class Client:
+    """Asks the proxy pinned questions and reads each prediction from its trace."""
+
+    def __init__(self, url: str, questions: Iterator[str]) -> None:
+        self._http = httpx.AsyncClient(base_url=url, timeout=120)
+        self._questions = questions
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def ask(self, model: str, n: int, others: int, *, greedy: bool) -> Request:
+        message = {"role": "user", "content": next(self._questions)}
+        body = {"model": model, "messages": [message], "temperature": 0 if greedy else 1}
+        pin = {"x-tts-strategy": "none"} if n == 1 else {"x-tts-strategy": "self-consistency", "x-tts-n": str(n)}
+        began = time.perf_counter()
+        response = await self._http.post("/v1/chat/completions", json=body, headers=pin)
+        latency_ms = (time.perf_counter() - began) * 1e3
+        response.raise_for_status()
+        plan = (await self._trace(response.json()["usage"]["tts"]["trace_id"]))["plan"]
+        told = plan["predicted"]
+        return Request(
+            backend=plan["backend"],
+            n=n,
+            others=others,
+            latency_ms=latency_ms,
+            median_ms=told["median_ms"],
+            tail_ms=told["latency_ms"],
+            bias=told["bias"],
+            spread=told["spread"],
+        )
+
+    async def _trace(self, trace_id: str) -> dict[str, dict[str, float]]:
+        for _ in range(200):
+            response = await self._http.get(f"/v1/traces/{trace_id}")
+            if response.status_code == 200:
+                return response.json()
+            await asyncio.sleep(0.02)
+        raise RuntimeError(f"the trace {trace_id} was not written")
+
+
+def questions() -> Iterator[str]:
+    return itertools.cycle(question.question for question in load_task(TASK, count=400).questions)
+
+
+@contextlib.asynccontextmanager
+async def proxy(config_path: Path, config: Config) -> AsyncIterator[str]:
+    """`paretoproxy serve`, up when entered and stopped when left."""
+    url = f"http://{config.server.host}:{config.server.port}"
+    with (OUT / "prediction-proxy.log").open("ab") as log:
+        command = (sys.executable, "-m", "proxy.cli", "serve", "--config", str(config_path))
+        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+    try:
+        async with httpx.AsyncClient(base_url=url) as http:
+            for _ in range(300):
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await http.get("/ready")).status_code == 200:
+                        break
+                await asyncio.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def others(model: str, backend: BackendConfig, count: int) -> AsyncIterator[None]:
+    """`count` requests of somebody else kept running on the engine, not through the proxy."""
+    opened = open_backend(backend, model, None, time.monotonic)
+    bench, asked = EngineBench(opened), questions()
+    temperature = 0.0 if backend.sampling == "greedy" else 1.0
+
+    async def keep_one_running() -> None:
+        while True:
+            await bench.chat(next(asked), 1, temperature=temperature, max_tokens=1024)
+
+    tasks = [asyncio.create_task(keep_one_running()) for _ in range(count)]
+    try:
+        await asyncio.sleep(SETTLE_S if count else 0)
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await opened.pool.aclose()
+
+
+async def one_engine(
+    args: argparse.Namespace, config: Config, model: ModelConfig, backend: BackendConfig, say: Record
+) -> None:
+    alone = replace_backends(config, model, backend)
+    greedy = backend.sampling == "greedy"
+    async with Engines(specs(alone, args.engine_python, OUT / "logs", Machine.here())) as engines:
+        await engines.start(print)
+        async with proxy(args.config, config) as url:
+            client = Client(url, questions())
+            for count in (0, OTHERS):
+                for n in SIZES[:1] if greedy else SIZES:
+                    async with others(model.name, backend, count):
+                        await client.ask(model.name, n, count, greedy=greedy)  # not counted: the first of its kind
+                        for _ in range(args.requests):
+                            say(await client.ask(model.name, n, count, greedy=greedy))
+            await client.aclose()
+
+
+async def all_engines(args: argparse.Namespace, config: Config, say: Record) -> None:
+    """Every engine up, four clients at once, each with pinned N; the proxy chooses the engine."""
+    async with Engines(specs(config, args.engine_python, OUT / "logs", Machine.here())) as engines:
+        await engines.start(print)
+        async with proxy(args.config, config) as url:
+            client, models = Client(url, questions()), [model for model in config.models if model.backends]
+
+            async def visitor(index: int) -> None:
+                for turn in range(args.requests):
+                    n = SIZES[(turn + index) % len(SIZES)]
+                    say(await client.ask(models[(turn + index) % len(models)].name, n, -1, greedy=False))
+
+            await asyncio.gather(*(visitor(index) for index in range(4)))
+            await client.aclose()
+
+
+def replace_backends(config: Config, model: ModelConfig, backend: BackendConfig) -> Config:
+    """Only this backend, to be launched."""
+    return config.model_copy(update={"models": [model.model_copy(update={"backends": [backend]})]})
+
+
+class Record:
+    """Keeps every request on disk as it is made: an interrupted run loses nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        self.requests: list[Request] = []
+
+    def __call__(self, request: Request) -> None:
+        self.requests.append(request)
+        with self._path.open("a") as file:
+            file.write(json.dumps(asdict(request)) + "\n")
+        if len(self.requests) % 30 == 0:
+            print(f"{len(self.requests)} requests; {cells(self.requests[-30:])[-1].row()}", flush=True)
+
+
+async def run(args: argparse.Namespace) -> None:
+    config = load(args.config)
+    record = Record(OUT / ("prediction-together.jsonl" if args.together else "prediction.jsonl"))
+    if args.together:
+        await all_engines(args, config, record)
+    for model in [] if args.together else [model for model in config.models if model.backends]:
+        for backend in model.backends:
+            if args.only is None or backend.name in args.only.split(","):
+                await one_engine(args, config, model, backend, record)
+    told = report([replace(request, others=max(request.others, 0)) for request in record.requests])
+    (OUT / ("prediction-together.md" if args.together else "prediction.md")).write_text(told + "\n")
+    print(told)
+    expected = 1.96 * math.sqrt(0.95 * 0.05 / len(record.requests))
+    print(f"(95% of {len(record.requests)} requests is known to ±{expected:.1%})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=ROOT / "examples/demo-fleet.yaml")
+    parser.add_argument("--engine-python", default=str(ROOT / ".venv-vllm/bin/python"))
+    parser.add_argument("--requests", type=int, default=30, help="per cell")
+    parser.add_argument("--only", help="names of backends, with commas")
+    parser.add_argument("--together", action="store_true")
+    asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
