@@ -1,13 +1,13 @@
 """Is what the planner predicts what happens? N-branch requests on real engines, through the real proxy.
 
-    python tests/benchmarks/prediction.py --engine-python .venv-vllm/bin/python [--requests 30] [--only s-tp1,…]
+    python tests/benchmarks/prediction.py --engine-python .venv-vllm/bin/python [--requests 40] [--only s-tp1,…]
 
 One engine at a time (on two cores engines contend), idle and beside others' requests that go to it directly. Per cell
 of (engine, N, load): the predicted median against the measured one; over all: the share of requests within the
 predicted p95. Both as the profile has them, without the online correction (its bias and spread are in the traces and
 taken out), and with it. `--together` runs all engines and clients at once instead.
 
-Reports to the terminal and to build/bench/prediction.md. Profiles must be there (`make demo`, or `paretoproxy profile`).
+Reports to the terminal and to build/bench/prediction.md. Profiles must be there (`paretoproxy profile`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "build/bench"
 SIZES = (1, 2, 4, 8, 16)
 OTHERS = 4  # requests of others kept running in the loaded cells
-TASK = "tinymath-held-out"
+TASK, QUESTIONS = "tinymath-held-out", 400
 SETTLE_S = 1.5  # the proxy's view of the others' load is up to half a second old
 
 
@@ -133,7 +133,9 @@ class Client:
     async def ask(self, model: str, n: int, others: int, *, greedy: bool) -> Request:
         message = {"role": "user", "content": next(self._questions)}
         body = {"model": model, "messages": [message], "temperature": 0 if greedy else 1}
-        pin = {"x-tts-strategy": "none"} if n == 1 else {"x-tts-strategy": "self-consistency", "x-tts-n": str(n)}
+        pin = {"x-tts-n": str(n), "x-slo-latency-ms": "60000"}  # an SLO, so that one branch is planned as well
+        if n > 1:
+            pin["x-tts-strategy"] = "self-consistency"
         began = time.perf_counter()
         response = await self._http.post("/v1/chat/completions", json=body, headers=pin)
         latency_ms = (time.perf_counter() - began) * 1e3
@@ -160,8 +162,16 @@ class Client:
         raise RuntimeError(f"the trace {trace_id} was not written")
 
 
-def questions() -> Iterator[str]:
-    return itertools.cycle(question.question for question in load_task(TASK, count=400).questions)
+def questions(block: int) -> Iterator[str]:
+    """Without end; every `block` of them in a row is spread evenly over the difficulties, so that few requests tell a
+    median well. No table was made from any."""
+    pool = sorted(
+        load_task(TASK, count=QUESTIONS).questions, key=lambda question: (len(question.label), question.label)
+    )
+    for offset in itertools.count():
+        for stratum in range(block):
+            low, high = stratum * QUESTIONS // block, (stratum + 1) * QUESTIONS // block
+            yield pool[low + offset * 7 % (high - low)].question
 
 
 @contextlib.asynccontextmanager
@@ -188,7 +198,7 @@ async def proxy(config_path: Path, config: Config) -> AsyncIterator[str]:
 async def others(model: str, backend: BackendConfig, count: int) -> AsyncIterator[None]:
     """`count` requests of somebody else kept running on the engine, not through the proxy."""
     opened = open_backend(backend, model, None, time.monotonic)
-    bench, asked = EngineBench(opened), questions()
+    bench, asked = EngineBench(opened), questions(40)
     temperature = 0.0 if backend.sampling == "greedy" else 1.0
 
     async def keep_one_running() -> None:
@@ -214,7 +224,7 @@ async def one_engine(
     async with Engines(specs(alone, args.engine_python, OUT / "logs", Machine.here())) as engines:
         await engines.start(print)
         async with proxy(args.config, config) as url:
-            client = Client(url, questions())
+            client = Client(url, questions(args.requests + 1))
             for count in (0, OTHERS):
                 for n in SIZES[:1] if greedy else SIZES:
                     async with others(model.name, backend, count):
@@ -229,7 +239,7 @@ async def all_engines(args: argparse.Namespace, config: Config, say: Record) -> 
     async with Engines(specs(config, args.engine_python, OUT / "logs", Machine.here())) as engines:
         await engines.start(print)
         async with proxy(args.config, config) as url:
-            client, models = Client(url, questions()), [model for model in config.models if model.backends]
+            client, models = Client(url, questions(args.requests)), [model for model in config.models if model.backends]
 
             async def visitor(index: int) -> None:
                 for turn in range(args.requests):
@@ -282,7 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "examples/demo-fleet.yaml")
     parser.add_argument("--engine-python", default=str(ROOT / ".venv-vllm/bin/python"))
-    parser.add_argument("--requests", type=int, default=30, help="per cell")
+    parser.add_argument("--requests", type=int, default=40, help="per cell")
     parser.add_argument("--only", help="names of backends, with commas")
     parser.add_argument("--together", action="store_true")
     asyncio.run(run(parser.parse_args()))
