@@ -110,8 +110,8 @@ class CellChoice:
         for low, high in pairwise([int(batch) for batch in model.batches]):
             steep = float(model.g_s(high)) > STEEP * float(model.g_s(low))
             between = any(low < knot < high for knot in self._knots)
-            if steep and high > NARROW * low and not between:
-                middle = round((low + high) / 2)
+            middle = (low + high) // 2
+            if steep and high > NARROW * low and middle > low and not between:
                 self._knots = sorted([*self._knots, middle])
                 self._grid += self._cells_at([middle])
 

@@ -21,6 +21,7 @@ from proxy.launch import Engines, LaunchError, Machine, engine_python, specs
 QUESTION = "Start with 37. Then multiply by 24, subtract 190, take the remainder modulo 100. What is the result?"
 ANSWER = 98
 SLO_MS = 8000
+PROFILE_BUDGET_S = 40.0
 PROXY_START_TIMEOUT_S = 60.0
 
 
@@ -59,7 +60,7 @@ async def _story(engines: Engines, config_path: Path, config: Config, reprofile:
         if backend.profile is not None and backend.profile.exists() and not reprofile:
             click.echo(f"    {backend.name}: measured before ({backend.profile}); --reprofile measures again")
         else:
-            await profile_fleet(config, backend.name, None)
+            await profile_fleet(config, backend.name, budget_s=PROFILE_BUDGET_S)
     click.echo("\n3/4 starting the proxy")
     url = f"http://{config.server.host}:{config.server.port}"
     async with _proxy(config_path, url, logs / "proxy.log"):

@@ -179,3 +179,10 @@ async def test_a_cliff_between_batch_sizes_is_looked_into() -> None:
     assert len(batches) >= 2
     model = profile_file.make("b", {}, cells, 128).step_time
     assert model.step_of(90, 0) == pytest.approx(cliff.step_of(90, 0), rel=0.15)
+
+
+async def test_a_cliff_between_neighbours_leaves_nothing_to_look_into() -> None:
+    steep = StepTime((1, 2, 3, 4, 64), (2e-3, 6e-3, 12e-3, 24e-3, 30e-3), 1e-9, 8e-3, 1e-6)
+    engine = VirtualEngine(truth=steep)
+    cells = [one.cell async for one in measure(engine, CellChoice(LIMITS, 60), VOCABULARY, engine.clock)]
+    assert {1, 2, 3, 4} <= {cell.spec.batch for cell in cells if not cell.held_out}

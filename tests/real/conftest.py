@@ -48,6 +48,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         _until(lambda: "all engines are up" in (folder / "up.log").read_text(), up, folder / "up.log")
         for backend in ("s-tp1", "m-tp1"):
             command = [sys.executable, "-m", "proxy.cli", "profile", "--config", str(path), "--backend", backend]
+            command += ["--budget", "30s", "--no-agreement"]
             subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL)
         # The others share the quick engine's profile: what they are for here is right answers, not right times.
         for name in ("s-tp2", "s-ngram"):
