@@ -59,6 +59,15 @@ class Backend:
         """Ours and others', the load that a new branch meets."""
         return self.gpu_time.running + self.gpu_time.others
 
+    def note_load(self, load: EngineLoad) -> None:
+        """The engine's own count, just read: what of it is not ours is others'.
+
+        Ours change while the answer travels, and the engine still counts some that were cancelled a moment ago: take
+        the most since the last look, so that our own are never "others".
+        """
+        self.load = load
+        self.gpu_time.set_others(max(0.0, load.running + load.waiting - self.gpu_time.take_peak()))
+
     def unfit(self, greedy: bool) -> Literal["sampling", "disagrees"] | None:
         """Why requests at temperature 0 (`greedy`) or above may not run here, where they may not."""
         if self.config.sampling == "greedy" and not greedy:

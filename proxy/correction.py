@@ -21,11 +21,14 @@ _MIN_SIGMA = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A plan's predicted latency at the median and at the `percentile` (0..1), in seconds."""
+    """A plan's predicted latency at the median and at the `percentile` (0..1), in seconds, as corrected by `bias` and
+    `spread` when it was made."""
 
     median_s: float
     tail_s: float
     percentile: float
+    bias: float = 1.0
+    spread: float = 1.0
 
     @property
     def sigma(self) -> float:
@@ -34,6 +37,12 @@ class Forecast:
 
     def quantile_s(self, q: float) -> float:
         return self.median_s * exp(self.sigma * _NORMAL.inv_cdf(q))
+
+    def corrected(self, bias: float, spread: float) -> Forecast:
+        """As it would have been made with these."""
+        median_s = self.median_s * bias / self.bias
+        tail_s = median_s * (self.tail_s / self.median_s) ** (spread / self.spread)
+        return Forecast(median_s, tail_s, self.percentile, bias, spread)
 
 
 class Correction:
@@ -65,11 +74,16 @@ class Correction:
         return exp(self._log_spread)
 
     def observe(self, measured_s: float, forecast: Forecast, *, cut: bool = False) -> None:
-        """`forecast`: as the plan had it, corrections included. `cut`: it would have taken longer than `measured_s`."""
+        """`forecast`: as the plan had it, corrections included. `cut`: it would have taken longer than `measured_s`.
+
+        Requests that ran together were all forecast before any of them ended. What the first ones taught is no error of
+        the others: each is judged by today's correction, else many at once would correct the same thing many times.
+        """
         if measured_s <= 0 or forecast.median_s <= 0:
             return
         self.seen += 1
         self._count(measured_s, forecast, cut)
+        forecast = forecast.corrected(self.bias, self.spread)
         sigma = forecast.sigma
         score = log(measured_s / forecast.median_s) / sigma
         beyond = _mean_beyond(score) if cut else score

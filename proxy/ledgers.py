@@ -51,6 +51,11 @@ def of_request(backend: Backend | None, attributed_gpu_s: float, wall_s: float, 
     )
 
 
+def of_gpu_seconds(backend: Backend, gpu_seconds: float) -> Amount:
+    """The backend's time at its price."""
+    return _priced(gpu_seconds, backend.config.gpu_hour_usd)
+
+
 def usd(backend: Backend, gpu_seconds: float) -> float | None:
     """Null where the backend has no price."""
     return _usd(gpu_seconds, backend.config.gpu_hour_usd)

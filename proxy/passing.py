@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
+from random import Random
 
 import msgspec
 
@@ -17,6 +17,7 @@ from proxy.metrics import Metrics
 from proxy.relay import CutShort, NothingSent, RelaySink, relay
 from proxy.scale import Exchange
 from proxy.service import Service
+from proxy.ties import one_of
 from proxy.trace import BranchTrace, PlanTrace, Trace
 from proxy.upstream.request import forwarded_lines
 
@@ -29,7 +30,7 @@ async def pass_through(service: Service, exchange: Exchange, models: Sequence[Se
     considered = len(candidates)
     last: str | None = None
     while candidates:
-        served, backend = _fastest(candidates)
+        served, backend = _fastest(candidates, service.rng)
         candidates.remove((served, backend))
         trace.plan = _plan(served, backend, considered)
         body = upstream_body.relayed(call, served.name)
@@ -61,14 +62,12 @@ def _usable(call: Call, models: Sequence[Served]) -> list[tuple[Served, Backend]
     ]
 
 
-def _fastest(candidates: list[tuple[Served, Backend]]) -> tuple[Served, Backend]:
-    """Lowest predicted latency of one branch under the load now; equal ones at random, so that replicas do not herd."""
+def _fastest(candidates: list[tuple[Served, Backend]], rng: Random) -> tuple[Served, Backend]:
+    """Lowest predicted latency of one branch under the load now; about equal ones by chance, so that replicas do not
+    herd."""
     if len(candidates) == 1:
         return candidates[0]
-    return min(
-        candidates,
-        key=lambda pair: (pair[0].single_latency_s(pair[1]), pair[1].branches_running, random.random()),
-    )
+    return candidates[one_of([served.single_latency_s(backend) for served, backend in candidates], rng)]
 
 
 def _plan(served: Served, backend: Backend, considered: int) -> PlanTrace:

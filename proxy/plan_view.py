@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import asdict
+
+from proxy import ledgers
 from proxy.asking import question
 from proxy.call import parse
 from proxy.catalog import Served
@@ -50,7 +53,16 @@ def _row(plan: Plan, limits: tuple[str, ...]) -> dict[str, Any]:
         "feasible": not limits,
         "dropped_by": list(limits),
         "predicted": predicted(plan),
+        "ledgers": _ledgers(plan),
     }
+
+
+def _ledgers(plan: Plan) -> dict[str, Any]:
+    """What the plan is expected to cost in each account, at its median latency; congestion is what others pay."""
+    expected, backend = plan.predicted, plan.backend
+    of_plan = ledgers.of_request(backend, expected.gpu_seconds, expected.median_ms / 1e3, round(expected.tokens))
+    accounts = {**asdict(of_plan), "congestion": ledgers.of_gpu_seconds(backend, expected.congestion_gpu_seconds)}
+    return {name: asdict(amount) if isinstance(amount, ledgers.Amount) else amount for name, amount in accounts.items()}
 
 
 def _left_out(models: Sequence[Served], greedy: bool) -> dict[str, str]:

@@ -66,7 +66,7 @@ def _note_health(backend: Backend, problem: str | None) -> None:
 async def _read_load(backend: Backend) -> None:
     try:
         _, page = await fetch(backend.pool, backend.get("/metrics"), PROBE_TIMEOUT_S)
-        backend.load = load_metrics.parse(page.decode("utf-8", "replace"))
+        load = load_metrics.parse(page.decode("utf-8", "replace"))
     except load_metrics.MetricMissing as error:
         if backend.metric_missing != error.name:
             log.error("backend %s: %s; its load from other clients is unknown", backend.name, error)
@@ -77,7 +77,4 @@ async def _read_load(backend: Backend) -> None:
         log.warning("backend %s: /metrics: %s", backend.name, error or type(error).__name__)
         return
     backend.metric_missing = None
-    # Ours change while the answer travels, and the engine still counts some that were cancelled a moment ago: take the
-    # most since the last look, so that our own are never "others".
-    ours = backend.gpu_time.take_peak()
-    backend.gpu_time.set_others(max(0.0, backend.load.running + backend.load.waiting - ours))
+    backend.note_load(load)

@@ -99,7 +99,7 @@ async def _until_answered(
     """Plans until one gives an answer; a backend whose every branch failed is left out of the next plan."""
     trace, ask = exchange.trace, asked.ask
     while True:
-        decision = _decide(ask, models, asked.note, trace)
+        decision = _decide(service, ask, models, asked.note, trace)
         executed = await _execute(service, exchange, decision, asked, streamed)
         if executed.winners:
             return executed
@@ -116,8 +116,8 @@ async def _until_answered(
         ask = replace(ask, exclude=ask.exclude | {decision.plan.backend.name})
 
 
-def _decide(ask: Ask, models: Sequence[Served], note: str | None, trace: Trace) -> Decision:
-    decision = choose(ask, models)
+def _decide(service: Service, ask: Ask, models: Sequence[Served], note: str | None, trace: Trace) -> Decision:
+    decision = choose(ask, models, service.rng)
     if isinstance(decision, NoCandidate):
         why = ", ".join(f"{count} {reason}" for reason, count in decision.dropped.items())
         if ask.exclude:
@@ -246,7 +246,9 @@ def _learn(executed: Executed, percentile: float) -> None:
     run, plan = executed.run, executed.decision.plan
     if run.branches and not run.failed:
         predicted = plan.predicted
-        forecast = Forecast(predicted.median_ms / 1e3, predicted.latency_ms / 1e3, percentile)
+        forecast = Forecast(
+            predicted.median_ms / 1e3, predicted.latency_ms / 1e3, percentile, predicted.bias, predicted.spread
+        )
         took_s = executed.decided_at - run.branches[0].started_at
         plan.backend.correction.observe(took_s, forecast, cut=run.cut_by_deadline)
 

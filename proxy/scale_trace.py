@@ -22,7 +22,7 @@ def note_plan(trace: Trace, decision: Decision, note: str | None) -> None:
         strategy=plan.strategy,
         params=plan.params,
         n=plan.branches,
-        predicted={**predicted(plan), **_corrected(plan)},
+        predicted=predicted(plan),
         feasible=decision.feasible,
         considered=decision.considered,
         dropped=decision.dropped,
@@ -32,17 +32,12 @@ def note_plan(trace: Trace, decision: Decision, note: str | None) -> None:
 
 
 def predicted(plan: Plan) -> dict[str, object]:
+    """Six digits of each: costs may be millionths of a dollar."""
     fields: dict[str, object] = {
-        name: round(value, 6) if isinstance(value, float) else value
+        name: float(f"{value:.6g}") if isinstance(value, float) else value
         for name, value in msgspec.to_builtins(plan.predicted).items()
     }
     return fields
-
-
-def _corrected(plan: Plan) -> dict[str, object]:
-    """What recent requests have changed in the prediction: `bias` multiplies it, `spread` is the power of its tail."""
-    correction = plan.backend.correction
-    return {"bias": round(correction.bias, 6), "spread": round(correction.spread, 6)}
 
 
 def _note(plan: Plan, note: str | None) -> str | None:

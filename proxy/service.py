@@ -6,6 +6,7 @@ import asyncio
 import gc
 import time
 from dataclasses import dataclass, field
+from random import Random
 from typing import Self
 
 from proxy import catalog as catalogs
@@ -39,7 +40,7 @@ class FinishTime:
 
 @dataclass(slots=True)
 class Service:
-    """`aclose` ends everything that `start` began."""
+    """`aclose` ends everything that `start` began. `rng`: decides among plans that are as good."""
 
     config: Config
     registry: Registry
@@ -50,6 +51,7 @@ class Service:
     equivalence: MathVerifyPool
     api_keys: frozenset[str] | None
     finish_time: FinishTime = field(default_factory=FinishTime)
+    rng: Random = field(default_factory=Random)
 
     @classmethod
     async def start(cls, config: Config, registry: Registry | None = None) -> Self:

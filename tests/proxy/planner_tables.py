@@ -3,6 +3,7 @@
 So n branches take 1.02 + 0.05 n seconds on an idle backend, and cost one dollar a second.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -36,12 +37,19 @@ SETTINGS = (
 )
 
 
-def backend(name: str = "a", *, others: float = 0, max_num_seqs: int = 256, **config: Any) -> Backend:
+def backend(
+    name: str = "a",
+    *,
+    others: float = 0,
+    max_num_seqs: int = 256,
+    clock: Callable[[], float] = lambda: 0.0,
+    **config: Any,
+) -> Backend:
     profile: Profile = msgspec.structs.replace(
         wide_prior(name), step_time=STEP, residual_sigma=1e-9, max_num_seqs=max_num_seqs
     )
     config = {"url": "http://b", "gpu_hour_usd": 3600, **config}
-    opened = open_backend(BackendConfig(name=name, **config), "m", profile, lambda: 0.0)
+    opened = open_backend(BackendConfig(name=name, **config), "m", profile, clock)
     opened.gpu_time.set_others(others)
     return opened
 

@@ -14,6 +14,12 @@ SIGMA = 0.5
 TAIL = exp(SIGMA * 1.6449)
 
 
+def _forecast(correction: Correction) -> Forecast:
+    """Where the profile says 1 s and σ = 0.5, as corrected now."""
+    bias, spread = correction.bias, correction.spread
+    return Forecast(bias, bias * TAIL**spread, 0.95, bias, spread)
+
+
 def _run(
     correction: Correction,
     requests: int,
@@ -27,7 +33,7 @@ def _run(
     rng = random.Random(seed)
     for _ in range(requests):
         took = truth * exp(rng.gauss(0, sigma))
-        forecast = Forecast(correction.bias, correction.bias * TAIL**correction.spread, 0.95)
+        forecast = _forecast(correction)
         cut = deadline_s is not None and took > deadline_s
         correction.observe(min(took, deadline_s or took), forecast, cut=cut)
 
@@ -72,6 +78,16 @@ def test_wider_than_the_profile_says_is_learned_until_the_tail_covers() -> None:
     _run(correction, 3000, truth=1.0, sigma=0.9, seed=1)
     covered = (correction.within[0.95] - before[0]) / (correction.known[0.95] - before[1])
     assert covered == pytest.approx(0.95, abs=0.02)
+
+
+def test_requests_that_ran_together_do_not_correct_one_thing_many_times() -> None:
+    """All forty were forecast before the first one ended: what is learned is that the engine takes twice as long."""
+    correction, rng = Correction(), random.Random(0)
+    before = _forecast(correction)
+    for _ in range(40):
+        correction.observe(2 * exp(rng.gauss(0, SIGMA)), before)
+    assert correction.bias == pytest.approx(2.0, rel=0.25)
+    assert correction.spread == pytest.approx(1.0, abs=0.5)
 
 
 def test_calibration_counts_only_what_is_known() -> None:

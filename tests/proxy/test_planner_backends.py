@@ -51,7 +51,7 @@ def test_a_backend_that_turned_out_slower_is_believed() -> None:
     slow = backend()
     for _ in range(50):  # it takes 2 s where 1.5 were predicted
         predicted = 1.5 * slow.correction.bias
-        slow.correction.observe(2.0, Forecast(predicted, 2 * predicted, 0.95))
+        slow.correction.observe(2.0, Forecast(predicted, 2 * predicted, 0.95, slow.correction.bias))
     assert chosen(Slo(latency_ms=1900), slow) < 16
 
 
