@@ -15,6 +15,8 @@ from proxy.load_metrics import EngineLoad
 from proxy.upstream.pool import Limits, Origin, Pool
 from proxy.upstream.request import RequestHead
 
+OTHERS_GAIN = 0.3  # with g, up to 2/g replicas settle; a lasting change is seen by two thirds after three looks
+
 
 @dataclass(slots=True)
 class Health:
@@ -27,7 +29,7 @@ class Health:
 
 @dataclass(slots=True)
 class Backend:
-    """`others`: branches on the engine that are not ours, by its last metrics; `metric_missing`: a name it lacks.
+    """`load`: what its last metrics said, others' branches included; `metric_missing`: a name it lacks.
 
     `disagrees`: settings in which its answers were found to differ from the model's quality table.
     """
@@ -63,10 +65,15 @@ class Backend:
         """The engine's own count, just read: what of it is not ours is others'.
 
         Ours change while the answer travels, and the engine still counts some that were cancelled a moment ago: take
-        the most since the last look, so that our own are never "others".
+        the most since the last look, so that our own are never "others". Others are believed gradually after the
+        first look: other replicas see the same, and if each made up for all of a difference at once, together they
+        would make up for it many times, look after look.
         """
+        gpu_time = self.gpu_time
+        seen = max(0.0, load.running + load.waiting - gpu_time.take_peak())
+        gain = 1.0 if self.load is None else OTHERS_GAIN
+        gpu_time.set_others(gpu_time.others + gain * (seen - gpu_time.others))
         self.load = load
-        self.gpu_time.set_others(max(0.0, load.running + load.waiting - self.gpu_time.take_peak()))
 
     def unfit(self, greedy: bool) -> Literal["sampling", "disagrees"] | None:
         """Why requests at temperature 0 (`greedy`) or above may not run here, where they may not."""

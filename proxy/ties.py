@@ -1,9 +1,8 @@
 """One of several as good: at random, because every replica of the proxy sees the same old metrics.
 
-Engines tell their load twice a second. Replicas that all took the engine that looks fastest would send it everything
-until the next look, and then swing to another (Mitzenmacher, "How useful is old information?", 2000). A chance that
-falls with the predicted latency moves traffic by as much as the engines differ, so what replicas do adds up to a share
-instead of a jump.
+Engines tell their load twice a second. Of engines that look alike, an idle fleet's above all, replicas with one rule
+would take the same one until the next look, and then swing to another (Mitzenmacher, "How useful is old information?",
+2000). How much of a difference each replica believes at once is the other half of it: `Backend.note_load`.
 """
 
 from __future__ import annotations

@@ -55,7 +55,6 @@ class Engine:
         self.waiting: deque[tuple[float, Event]] = deque()
         self._order = count()
         self._state = 0  # a wake-up of an earlier state is void
-        self.most_waiting = 0
 
     @property
     def running(self) -> int:
@@ -76,7 +75,6 @@ class Engine:
         while self.waiting and self.running < self.max_num_seqs:
             steps, done = self.waiting.popleft()
             heapq.heappush(self._running, (self._steps + steps, next(self._order), done))
-        self.most_waiting = max(self.most_waiting, len(self.waiting))
         self._state += 1
         if self._running:
             left_s = (self._running[0][0] - self._steps) * float(STEP.g_s(self.running))
@@ -106,12 +104,13 @@ class Asked:
 
 
 class Proxy:
-    """Decides alone. `rng`: as `choose` takes it; None always takes the first."""
+    """Decides alone. With `naive`, it always takes the first of equal plans and believes every count at once."""
 
     def __init__(
-        self, clock: Clock, engines: Sequence[Engine], table: tuple[Setting, ...], lengths: Random, rng: Random | None
+        self, clock: Clock, engines: Sequence[Engine], table: tuple[Setting, ...], seed: int, *, naive: bool
     ) -> None:
-        self._clock, self._engines, self._lengths, self._rng = clock, engines, lengths, rng
+        self._clock, self._engines, self._naive = clock, engines, naive
+        self._lengths, self._rng = Random(seed), None if naive else Random(-1 - seed)
         self._backends = [
             backend(str(i), clock=clock, max_num_seqs=engine.max_num_seqs) for i, engine in enumerate(engines)
         ]
@@ -121,6 +120,8 @@ class Proxy:
     def look(self) -> None:
         """Read every engine's count, now and ever after."""
         for engine, seen in zip(self._engines, self._backends, strict=True):
+            if self._naive:
+                seen.load = None
             seen.note_load(EngineLoad(engine.running, len(engine.waiting), 0.0))
         self._clock.at(self._clock.now + LOAD_EVERY_S, self.look)
 
@@ -163,7 +164,7 @@ class Proxy:
 
 
 class Fleet:
-    """`proxies` proxies over `engines` equal engines, asked in turn by clients that come at random."""
+    """Equal engines behind equal proxies, which all look at the same instants: the worst case of herding."""
 
     def __init__(
         self,
@@ -172,19 +173,16 @@ class Fleet:
         table: tuple[Setting, ...],
         *,
         seed: int = 0,
-        chance: bool = True,
+        naive: bool = False,
         max_num_seqs: int = 256,
     ) -> None:
         self.clock = Clock()
         self.engines = [Engine(self.clock, max_num_seqs) for _ in range(engines)]
         self._random = Random(seed)
-        self.proxies = [
-            Proxy(self.clock, self.engines, table, Random(seed + i), Random(seed - i) if chance else None)
-            for i in range(proxies)
-        ]
+        self.proxies = [Proxy(self.clock, self.engines, table, seed + i, naive=naive) for i in range(proxies)]
         self.loads: list[list[int]] = []  # running per engine, every tenth of a second
-        for i, proxy in enumerate(self.proxies):
-            self.clock.at(LOAD_EVERY_S * i / proxies, proxy.look)
+        for proxy in self.proxies:
+            self.clock.at(0.0, proxy.look)
         self.clock.at(0.0, self._sample)
 
     def arrive(self, ask: Ask, per_s: float, from_s: float, to_s: float) -> None:

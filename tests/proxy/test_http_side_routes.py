@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from http_rig import Fleet, chat, vote
 from scripted_backend import says, until
 
@@ -87,7 +88,19 @@ async def test_a_plan_ranks_the_candidates_and_sends_nothing(fleet: Fleet) -> No
     best, worst = plan["candidates"][0], plan["candidates"][-1]
     assert (best["strategy"], best["n"], best["feasible"], best["dropped_by"]) == ("self-consistency", 8, True, [])
     assert (worst["feasible"], worst["dropped_by"]) == (False, ["quality"])
-    assert best["predicted"]["latency_ms"] > 0
+    predicted, ledgers = best["predicted"], best["ledgers"]
+    assert predicted["latency_ms"] > 0
+    assert (predicted["congestion_gpu_seconds"], predicted["congestion_usd"]) == (0.0, 0.0)  # idle: nobody to hold up
+    assert ledgers["attributed"]["gpu_seconds"] == pytest.approx(predicted["gpu_seconds"], rel=1e-4)
+    assert ledgers["exclusive"]["gpu_seconds"] == pytest.approx(predicted["median_ms"] / 1e3, rel=1e-4)  # one GPU
+    assert ledgers["paper_cost_per_token"] == pytest.approx(
+        ledgers["exclusive"]["gpu_seconds"] / predicted["tokens"], rel=0.01
+    )
+    assert ledgers["attributed"]["usd"] == pytest.approx(predicted["cost_usd"], rel=1e-4)
+    assert ledgers["congestion"] == {"gpu_seconds": 0.0, "usd": 0.0, "reason": None}
+    unpriced = {"gpu_seconds": None, "usd": None}
+    assert ledgers["billed"] == {**unpriced, "reason": "no price per token is configured"}
+    assert ledgers["marginal"] == {**unpriced, "reason": "the backend has no profile"}
     assert a.generations == b.generations == []
 
 
