@@ -245,10 +245,10 @@ def choose(ask: Ask, models: Sequence[Served], rng: Random | None = None) -> Dec
         if count := int(np.count_nonzero(failing)):
             dropped[limit] = dropped.get(limit, 0) + count
             feasible = feasible & ~failing
-    alive = np.flatnonzero(candidates.alive)
-    row = _best(candidates, _nearest(violations, alive))
+    alive, over_in_all = np.flatnonzero(candidates.alive), _over_in_all(violations)
+    row = _best(candidates, _nearest(over_in_all, alive))
     if rng is not None:
-        row = _one_as_good(candidates, _nearest(violations, alive, slack=LATENCY_TIE), row, rng)
+        row = _one_as_good(candidates, _nearest(over_in_all, alive, slack=LATENCY_TIE), row, rng)
     gave_up = tuple(limit for limit, over in violations.items() if over[row] > 0)
     return Decision(candidates.plan(row), not gave_up, considered, dropped, gave_up)
 
@@ -259,22 +259,27 @@ def rank(ask: Ask, models: Sequence[Served]) -> list[tuple[Plan, tuple[str, ...]
     if candidates.empty:
         return []
     violations = candidates.violations()
-    left = np.flatnonzero(candidates.alive)
+    left, over_in_all = np.flatnonzero(candidates.alive), _over_in_all(violations)
     order: list[int] = []
     while len(left):
-        order.append(_best(candidates, _nearest(violations, left)))
+        order.append(_best(candidates, _nearest(over_in_all, left)))
         left = left[left != order[-1]]
     return [
         (candidates.plan(row), tuple(limit for limit, over in violations.items() if over[row] > 0)) for row in order
     ]
 
 
-def _nearest(violations: dict[str, np.ndarray], rows: np.ndarray, slack: float = 0.0) -> np.ndarray:
+def _over_in_all(violations: dict[str, np.ndarray]) -> np.ndarray | None:
+    """How far each candidate is over its limits together; None where nothing is demanded."""
+    return sum(violations.values(), np.zeros(1)) if violations else None
+
+
+def _nearest(over_in_all: np.ndarray | None, rows: np.ndarray, slack: float = 0.0) -> np.ndarray:
     """The feasible rows; where there are none, those that are least over their limits together, or by up to `slack`
     more (a log ratio)."""
-    if not violations or len(rows) == 1:
+    if over_in_all is None or len(rows) == 1:
         return rows
-    over = sum(violations.values(), np.zeros(1))[rows]
+    over = over_in_all[rows]
     least = float(over.min())
     nearest: np.ndarray = rows[over <= (least + slack if least > 0 else 0.0)]
     return nearest
