@@ -110,12 +110,13 @@ def _robust_nnls(rows: np.ndarray, sigma: np.ndarray, near_zero: Mapping[int, fl
 
 
 def _stall(model: StepTime, cells: Sequence[Cell]) -> float:
-    """From the mixed cells: how long those beside were held up, over what the prompts take alone."""
+    """From the mixed cells: how long those beside were held up, over how long the prompts are computed."""
     mixed = [cell for cell in cells if cell.held_up_s is not None and not cell.held_out]
     if not mixed:
         return 1.0
     held_up_s = sum((cell.held_up_s or 0.0) - _slowed_s(model, cell) for cell in mixed)
-    return float(np.clip(held_up_s / sum(_prefill_s(model, cell.spec) for cell in mixed), 0.0, STALL_AT_MOST))
+    computing_s = sum(_computing_s(model, cell.spec) for cell in mixed)
+    return float(np.clip(held_up_s / max(computing_s, 1e-9), 0.0, STALL_AT_MOST))
 
 
 def _slowed_s(model: StepTime, cell: Cell) -> float:
@@ -129,6 +130,10 @@ def _prefill_s(model: StepTime, spec: CellSpec) -> float:
     return float(np.dot(prefill_terms(spec), coefficients))
 
 
+def _computing_s(model: StepTime, spec: CellSpec) -> float:
+    return model.p_tok_s * spec.computed_tokens + model.p_tok2_s * spec.attended_tokens2
+
+
 def predict_ttft_s(model: StepTime, spec: CellSpec) -> float:
     """Prefill; beside running branches it also waits for their step."""
     waits = float(model.g_s(spec.beside)) if spec.beside else 0.0
@@ -140,8 +145,7 @@ def predict_tpot_s(model: StepTime, cell: Cell) -> float:
     spec = cell.spec
     others_s = 0.0
     if not spec.shared and spec.batch > 1:
-        read_s = model.p_tok_s * spec.computed_tokens + model.p_tok2_s * spec.attended_tokens2
-        others_s = read_s / 2 * (spec.batch - 1) / spec.batch / (spec.output - 1)
+        others_s = _computing_s(model, spec) / 2 * (spec.batch - 1) / spec.batch / (spec.output - 1)
     return _token_s(model, cell) + others_s
 
 

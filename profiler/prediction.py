@@ -137,13 +137,15 @@ class LatencyTable:
         self.branches = np.array([setting.branches for setting in settings], float)
         self.accuracy_lower = np.array([setting.accuracy_lower for setting in settings])
         self.mean_tokens = np.array([setting.tokens.mean() for setting in settings])
-        # What depends on the request's prompt of L tokens, (backends, settings): prefill = constant + slope·L +
-        # square·L², and what the steps read of it.
-        self._p0 = np.array([step.prefill_s(0.0, self.branches) for step in steps])
-        self._finish = np.array([step.finish_s for step in steps]).reshape(column)
-        self._p_tok = np.array([step.p_tok_s + step.p_cached_s * (self.branches - 1) for step in steps])
-        self._p_read = np.array([_prompt_read_s(step, self.branches) * self.mean_tokens for step in steps])
+        # What depends on the request's prompt of L tokens, (backends, settings): computing = constant + slope·L +
+        # square·L², the host's part of the prefill, and what the steps read of it.
+        self._blocks = np.array([step.computing_s(0.0, self.branches) for step in steps])
+        self._p_tok = np.array([step.p_tok_s for step in steps]).reshape(column)
         self._p_tok2 = np.array([step.p_tok2_s for step in steps]).reshape(column)
+        self._host = np.array([step.prefill_s(0.0, self.branches) for step in steps]) - self._blocks
+        self._cached = np.array([step.p_cached_s * (self.branches - 1) for step in steps])
+        self._p_read = np.array([_prompt_read_s(step, self.branches) * self.mean_tokens for step in steps])
+        self._finish = np.array([step.finish_s for step in steps]).reshape(column)
         self._stall = np.array([step.stall for step in steps]).reshape(column)
         sigma = np.array([profile.residual_sigma for profile in profiles]).reshape(column)
         self._spread = np.exp(sigma * ndtri(percentile))
@@ -167,8 +169,8 @@ class LatencyTable:
         factor, busy_with = bias[:, None], at[:, None]
         below = self._tabulated[self._row, low]
         rows = below + (self._tabulated[self._row, low + 1] - below) * weight  # (backends, 6, settings)
-        reading_s = self._p0 + self._p_tok * prompt_tokens + self._p_tok2 * prompt_tokens**2
-        ttft_s = reading_s + rows[:, WAIT]
+        computing_s = self._blocks + (self._p_tok * prompt_tokens + self._p_tok2 * prompt_tokens**2)
+        ttft_s = computing_s + self._host + self._cached * prompt_tokens + rows[:, WAIT]
         extra = ttft_s + self._p_read * prompt_tokens + self._finish
         share = self.branches / (self.branches + busy_with)
         widened = self._spread * factor
@@ -180,7 +182,7 @@ class LatencyTable:
             median_s=median_s,
             tail_s=tail_s,
             busy_s=(rows[:, SHARE] + extra * share) * factor,
-            congestion_s=(rows[:, DELAY] + self._stall * reading_s) * (1 - share) * factor,
+            congestion_s=(rows[:, DELAY] + self._stall * computing_s) * (1 - share) * factor,
             ttft_s=ttft_s * widened,
             tpot_s=rows[:, TPOT] * widened,
         )
@@ -200,8 +202,8 @@ def _row(
     g = step.g_s(running + LOADS)  # (branches, loads)
     alone = np.where(LOADS > 0, step.g_s(np.maximum(LOADS, 1)), 0.0)
     reads_s = step.c_kv_s * traffic.context_tokens * LOADS
-    # Of others that run all along, one ends now and then and the next one's prompt is read.
-    prompts_s = step.stall * float(step.prefill_s(traffic.prompt_tokens)) / max(traffic.output_tokens, 1.0) * LOADS
+    # Of others that run all along, one ends now and then and the next one's prompt is computed.
+    prompts_s = step.stall * float(step.computing_s(traffic.prompt_tokens)) / max(traffic.output_tokens, 1.0) * LOADS
     own_kv_s = step.c_kv_s * ((setting.lengths - 1) * (setting.lengths + 1)).sum(axis=1) / 2
     seconds = steps_at @ g + np.outer(steps, reads_s + prompts_s) + own_kv_s[:, None]  # (replays, loads)
     # The residual spread as equally likely factors, paired with the replays in an order of their own.

@@ -9,7 +9,7 @@
 g is piecewise linear between batch sizes that were measured and never falls: a GPU goes from waiting for its weights to
 computing, and a speculating engine verifies more at once, which no formula foresees. A shared prompt is computed once,
 and its uncached last block by each further branch; the rest is looked up, which costs the host something, too. While
-prompts are read, running branches are held up by `stall` × prefill.
+prompts are computed, running branches are held up by `stall` × the time that this takes.
 """
 
 from __future__ import annotations
@@ -72,8 +72,13 @@ class StepTime:
         """Seconds to the first token of all of `branches` that share one prompt, on an idle engine."""
         prompt, further = np.asarray(prompt_tokens, float), np.asarray(branches, float) - 1
         host = self.p0_s + self.p_branch_s * further + self.p_cached_s * further * prompt
+        return np.asarray(host + self.computing_s(prompt, branches), float)
+
+    def computing_s(self, prompt_tokens: ArrayLike, branches: ArrayLike = 1) -> Seconds:
+        """The part of `prefill_s` in which the engine computes: only this holds up what runs beside it."""
+        prompt, further = np.asarray(prompt_tokens, float), np.asarray(branches, float) - 1
         computed = prompt + further * KV_BLOCK_TOKENS
-        return np.asarray(host + self.p_tok_s * computed + self.p_tok2_s * prompt**2, float)
+        return np.asarray(self.p_tok_s * computed + self.p_tok2_s * prompt**2, float)
 
     def per_token(self, acceptance_length: float) -> StepTime:
         """The same engine told per generated token, each step giving a branch `acceptance_length` of them."""

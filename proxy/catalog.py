@@ -52,6 +52,12 @@ class TaskTable:
     questions: int = 0
     longest: int = 0
 
+    @property
+    def mean_output_tokens(self) -> float:
+        """Of one whole sample: what others run is not known to be anything else."""
+        whole = [setting for setting in self.settings if setting.branches == 1 and not setting.greedy]
+        return float((whole or self.settings)[0].lengths.mean()) if self.settings else 0.0
+
 
 @dataclass(slots=True)
 class Served:
@@ -125,8 +131,8 @@ class Served:
         return self._latency[key]
 
     def _build(self, task: str | None, settings: Sequence[Setting]) -> LatencyTable:
-        output = float(settings[0].lengths.mean()) if settings else 0.0
-        traffic = Traffic(self.table(task).mean_prompt_tokens, output)
+        table = self.table(task)
+        traffic = Traffic(table.mean_prompt_tokens, table.mean_output_tokens)
         return LatencyTable([backend.profile for backend in self.backends], settings, self.percentile, traffic)
 
     def single_latency_s(self, backend: Backend) -> float:

@@ -89,9 +89,10 @@ def test_short_prompts_say_nothing_of_the_attention_term() -> None:
 
 
 def test_the_stall_is_what_running_branches_lose_to_a_prompt() -> None:
-    """Eight branches beside are held up for 0.7 of the prompt's own time, besides decoding in a larger batch."""
+    """Eight branches beside are held up for 0.7 of the time that the prompt is computed, besides decoding in a larger
+    batch."""
     spec = CellSpec(1, 2048, 24, beside=8)
-    prompt_s = float(TRUE.prefill_s(2048))
+    prompt_s = float(TRUE.computing_s(2048))
     slowed_s = float(TRUE.g_s(9) - TRUE.g_s(8)) * 23
     mixed = replace(measured(spec), held_up_s=0.7 * prompt_s + slowed_s)
     assert fit([measured(spec) for spec in GRID] + [mixed]).stall == pytest.approx(0.7, rel=0.02)

@@ -52,7 +52,7 @@ class VirtualEngine:
         came = self._timings(_spec(prompts, output), prefill_s, output, also=alone.batch)
         together = await self.run(beside, beside_output)
         slowed_s = float(self._truth.g_s(alone.batch + len(prompts)) - self._truth.g_s(alone.batch)) * (output - 1)
-        delay_s = self._truth.stall * prefill_s + slowed_s
+        delay_s = self._truth.stall * float(self._truth.computing_s(len(prompts[0]))) + slowed_s
         return [Timing(t.first_token_s, t.end_s + delay_s, t.tokens) for t in together], came
 
     async def counters(self) -> Counters:

@@ -55,7 +55,7 @@ SETTINGS = [_setting(1, [50, 100, 400]), _ragged([[20, 60, 90, 400], [5, 5, 5, 5
 def _simulated(setting: Setting, load: int) -> tuple[list[float], list[float]]:
     """Step by step: seconds of every replay after its prefill, and the share of them that its branches are charged."""
     seconds, charged = [], []
-    churn_s = load * STEP.stall * float(STEP.prefill_s(TRAFFIC.prompt_tokens)) / TRAFFIC.output_tokens
+    churn_s = load * STEP.stall * float(STEP.computing_s(TRAFFIC.prompt_tokens)) / TRAFFIC.output_tokens
     for lengths in setting.lengths:
         took = own = 0.0
         for step in range(1, int(lengths.max())):
@@ -94,7 +94,7 @@ def test_congestion_is_what_the_others_pay_for_waiting(load: int) -> None:
         for lengths in setting.lengths:
             running = [(step, int((lengths > step).sum())) for step in range(1, int(lengths.max()))]
             delays.append(sum(STEP.step_of(k + load, k * step) - STEP.step_of(load, 0) for step, k in running))
-        held_up_s = np.mean(delays) + STEP.stall * STEP.prefill_s(300, setting.branches)
+        held_up_s = np.mean(delays) + STEP.stall * STEP.computing_s(300, setting.branches)
         share = load / (setting.branches + load)
         assert predicted.congestion_s[row] == pytest.approx(held_up_s * share, rel=0.05)
 

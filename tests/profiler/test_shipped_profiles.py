@@ -27,6 +27,8 @@ def test_its_coefficients_are_what_its_cells_give(path: Path) -> None:
     profile = profile_file.read(path)
     again = profile_file.make(profile.backend, profile.environment, profile.cells, profile.max_num_seqs)
     assert again.step_time.step_s == pytest.approx(profile.step_time.step_s, rel=1e-6)
+    for name in ("c_kv_s", "c_shared_s", "p0_s", "p_branch_s", "p_tok_s", "p_cached_s", "p_tok2_s", "stall"):
+        assert getattr(again.step_time, name) == pytest.approx(getattr(profile.step_time, name), rel=1e-6), name
     assert again.errors == profile.errors
 
 

@@ -33,6 +33,12 @@ def test_a_long_prompt_pays_for_its_attention_and_each_branch_for_its_request() 
     assert step.prefill_s(10_000, 3) == pytest.approx(0.01 + 2 * 0.002 + 1e-5 * (10_000 + 32) + 0.1)
 
 
+def test_only_what_is_computed_holds_up_others() -> None:
+    step = StepTime((1,), (0.006,), 0.0, p0_s=0.01, p_tok_s=1e-5, p_tok2_s=1e-9, p_branch_s=0.002, p_cached_s=1e-6)
+    host_s = 0.01 + 2 * 0.002 + 2 * 1e-6 * 10_000
+    assert step.computing_s(10_000, 3) == pytest.approx(step.prefill_s(10_000, 3) - host_s)
+
+
 def test_per_token_a_speculating_engine_is_quicker_by_its_acceptance_length() -> None:
     told = KNEE.per_token(2.0)
     assert told.step_of(8, 1000) == pytest.approx(KNEE.step_of(8, 1000) / 2)

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from planner_tables import SETTINGS, ask, backend, chosen, decide, served
+from planner_tables import SETTINGS, ask, backend, chosen, decide, served, setting
 
-from proxy.catalog import build
+from proxy.catalog import TaskTable, build
 from proxy.config import load
 from proxy.controls import Slo
 from proxy.correction import Forecast
@@ -93,3 +93,9 @@ def test_a_profile_that_is_not_there_yet_is_a_wide_prior_and_said(
     catalog = build(load(config, {}), Registry.installed(), lambda: 0.0)
     assert catalog.backends[0].profile.cells == []
     assert "paretoproxy profile" in caplog.text
+
+
+def test_others_are_taken_to_run_whole_samples_whatever_the_table_begins_with() -> None:
+    cut_early, whole = setting("first-finish", 2, 0.6, steps=20), setting("none", 1, 0.6, steps=90)
+    table = TaskTable("t", "math", (cut_early, setting("none", 1, 0.6, greedy=True), whole), False, 10.0)
+    assert table.mean_output_tokens == 91
