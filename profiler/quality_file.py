@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 
 from profiler.quality_sections import AgreementCurve, BudgetCurve, Lengths
-from profiler.replay import Replays, Sample, replay
+from profiler.replay import Replays, replay
+from profiler.votes import Sample
 from strategies.base import Shape
 
 SCHEMA = 2

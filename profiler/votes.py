@@ -1,7 +1,5 @@
-"""Who wins a vote, over many draws at once: the answer's agreement and whether it is right, under any stop rule.
-
-The same decisions as `replay`, which also tells what they took, but for many draws in one go: stop rules are asked once
-per distinct count of votes, not once per draw.
+"""Who wins a vote, over many draws at once: the answer's agreement, whether it is right, and how long each branch ran,
+under any stop rule. Rules are asked once per distinct count of votes, not once per draw.
 """
 
 from __future__ import annotations
@@ -11,10 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from profiler.replay import Sample
 from strategies.base import Shape, StopRule
 
 ABSTAINS = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One stored generation: `answer` is its class among the question's answers (None abstains)."""
+
+    answer: str | None
+    tokens: int
+    correct: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +40,24 @@ class Drawn:
 @dataclass(frozen=True, slots=True)
 class Votes:
     """Per draw, (R,): `agreement`: the winner's share of the votes, 0 where nobody voted; `votes`: how many did;
-    `correct`: of the answer given."""
+    `correct`: of the answer given. `lengths` (R, n): tokens of each branch until the decision, ascending."""
 
     agreement: np.ndarray
     votes: np.ndarray
     correct: np.ndarray
+    lengths: np.ndarray
 
 
 def draw(pool: Sequence[Sequence[Sample]], branches: int, per_question: int, seed: int = 0) -> Drawn:
-    """`per_question` draws without replacement of each question, in order: those that `replay` makes of this seed."""
+    """`per_question` draws without replacement of each question, in order.
+
+    Raises ValueError where a question has fewer samples than `branches`.
+    """
     rng = np.random.default_rng(seed)
     answers, tokens, correct = [], [], []
-    for samples in pool:
+    for index, samples in enumerate(pool):
+        if len(samples) < branches:
+            raise ValueError(f"question {index} has {len(samples)} samples; the shape needs {branches}")
         classes = {answer: number for number, answer in enumerate(dict.fromkeys(s.answer for s in samples))}
         codes = np.array([ABSTAINS if s.answer is None else classes[s.answer] for s in samples])
         picks = np.array([rng.permutation(len(samples))[:branches] for _ in range(per_question)])
@@ -60,17 +72,21 @@ def vote(drawn: Drawn, shape: Shape) -> Votes:
     its shortest branch is the shortest."""
     order = np.argsort(drawn.tokens, axis=1, kind="stable")
     answers = np.take_along_axis(drawn.answers, order, axis=1)
+    tokens = np.take_along_axis(drawn.tokens, order, axis=1)
     # A class is named by the arrival that it was first seen at, so that of equal counts the first one is the winner.
     first_seen = (answers[:, :, None] == answers[:, None, :]).argmax(axis=2)
     rows = np.arange(len(answers))
     counts = np.zeros(answers.shape, int)  # (draws, classes)
+    decided_at = np.full(len(answers), shape.branches - 1)  # the arrival that settled it
     open_rows = rows
     for arrived in range(1, shape.branches + 1):
         at = arrived - 1
         voting = open_rows[answers[open_rows, at] != ABSTAINS]
         counts[voting, first_seen[voting, at]] += 1
         if arrived < shape.branches:  # with all arrived there is nothing left to decide
-            open_rows = open_rows[~_decided(counts[open_rows], shape.stop, arrived, shape.branches)]
+            decided = _decided(counts[open_rows], shape.stop, arrived, shape.branches)
+            decided_at[open_rows[decided]] = at
+            open_rows = open_rows[~decided]
         if not len(open_rows):
             break
     winner, votes = counts.argmax(axis=1), counts.sum(axis=1)
@@ -78,7 +94,7 @@ def vote(drawn: Drawn, shape: Shape) -> Votes:
     # The winning class is answered by its shortest branch, which is its first; without votes the first arrival answers.
     answered = np.where(votes > 0, winner, 0)
     correct = np.take_along_axis(drawn.correct, order, axis=1)[rows, answered]
-    return Votes(agreement, votes, correct)
+    return Votes(agreement, votes, correct, np.minimum(tokens, tokens[rows, decided_at][:, None]))
 
 
 def _decided(counts: np.ndarray, rule: StopRule, arrived: int, total: int) -> np.ndarray:

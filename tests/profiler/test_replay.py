@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.replay import Sample, replay
+from profiler.replay import replay
+from profiler.votes import Sample
 from strategies.base import Shape, Strategy
 from strategies.first_finish import FirstFinish
 from strategies.first_finish import Params as FirstFinishParams

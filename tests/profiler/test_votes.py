@@ -1,4 +1,4 @@
-"""Votes over many draws at once: the same decisions as a replay's, and the strategies' own agreement."""
+"""Votes over many draws at once: the strategies' own agreement. What they answer and take: `test_replay.py`."""
 
 import asyncio
 from typing import Any
@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.replay import Sample, replay
-from profiler.votes import draw, vote
+from profiler.votes import Sample, draw, vote
 from strategies.base import Shape, Strategy
 from strategies.first_finish import FirstFinish
 from strategies.first_finish import Params as FirstFinishParams
@@ -19,7 +18,6 @@ from strategies.stopping import All
 from strategies.testing import ScriptedSampler, finishes
 
 SAMPLE = st.builds(Sample, st.sampled_from([None, "7", "8", "9"]), st.integers(1, 12), st.booleans())
-POOLS = st.lists(st.lists(SAMPLE, min_size=8, max_size=8), min_size=1, max_size=3)
 VOTING = st.one_of(
     st.builds(
         SelfConsistencyParams,
@@ -31,15 +29,6 @@ VOTING = st.one_of(
         lambda pair: FirstFinish(FirstFinishParams(n=max(pair), m=min(pair)))
     ),
 )
-
-
-@given(POOLS, VOTING, st.integers(0, 2**32))
-def test_it_decides_as_replays_of_the_same_seed_do(
-    pool: list[list[Sample]], strategy: Strategy[Any], seed: int
-) -> None:
-    shape = strategy.shape()
-    votes = vote(draw(pool, shape.branches, 4, seed), shape)
-    assert votes.correct.tolist() == replay(pool, shape, 4, seed).correct.tolist()
 
 
 @given(st.lists(SAMPLE, min_size=8, max_size=8), VOTING)
