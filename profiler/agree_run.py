@@ -98,15 +98,17 @@ class AgreementRun:
         test = AgreementTest(self.setting, limits)
         picked = random.Random(self.effort.seed).sample(list(self.reference.pool), limits.questions)
         asking = _in_order((self._asking(question) for question in picked), self.effort.parallel)
+        budget = asyncio.timeout(self.effort.budget_s)
         try:
-            async with asyncio.timeout(self.effort.budget_s), aclosing(asking) as answers:
+            async with budget, aclosing(asking) as answers:
                 async for question, fresh in answers:
                     standing = test.add(question, fresh)
                     watch(standing)
                     if standing.verdict != "undecided":
                         break
         except TimeoutError:
-            pass
+            if not budget.expired():  # the bench's own
+                raise
         return test.standing
 
     def _limits(self) -> Limits:

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from profiler import files
 from profiler.measure import Measured
+from profiler.profile_file import ProfileError
 
 # A journal of another day goes on as well.
 _NOT_COMPARED = frozenset({"date"})
@@ -28,14 +30,13 @@ class CellLog:
 
     def resume(self) -> list[Measured]:
         """What an interrupted run had measured, if it was of the same engine; from now on `append` adds to it. A last
-        line cut short is dropped."""
+        line cut short is dropped. Raises ProfileError for any other that cannot be read."""
         kept: list[Measured] = []
         lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []
         if lines and self._same_engine(lines[0]):
-            kept = [msgspec.json.decode(line, type=Measured) for line in lines[1:]]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+            kept = [self._read(number, line) for number, line in enumerate(lines[1:], 2)]
         whole = [msgspec.json.encode(self._environment), *(msgspec.json.encode(one) for one in kept)]
-        self._path.write_bytes(b"".join(line + b"\n" for line in whole))
+        files.replace(self._path, b"".join(line + b"\n" for line in whole))
         return kept
 
     def append(self, measured: Measured) -> None:
@@ -45,6 +46,12 @@ class CellLog:
     def remove(self) -> None:
         """The profile has all of it now."""
         self._path.unlink(missing_ok=True)
+
+    def _read(self, number: int, line: bytes) -> Measured:
+        try:
+            return msgspec.json.decode(line, type=Measured)
+        except msgspec.DecodeError as error:
+            raise ProfileError(f"{self._path}:{number}: {error}; delete the file to measure from the start") from error
 
     def _same_engine(self, line: bytes) -> bool:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
@@ -67,7 +67,7 @@ async def measure(
     *,
     alone: bool = True,
     seed: int = 0,
-) -> AsyncIterator[Measured]:
+) -> AsyncGenerator[Measured]:
     """Cells as they are measured, going on from those of `before`. The first run warms the engine up and is thrown
     away. Raises EngineShared, where `alone`, for the tokens of others."""
     rng = random.Random(f"{seed} {len(before)}")  # a resumed run must not meet its old prompts in the prefix cache

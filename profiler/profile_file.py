@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from profiler import files
 from profiler.cells import Cell
 from profiler.fit import fit, log_errors
 from profiler.steptime import StepTime
@@ -130,11 +131,7 @@ def read(path: Path) -> Profile:
 
 
 def write(profile: Profile, path: Path) -> None:
-    """Replace the file in one step, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1))
-    temporary.replace(path)
+    files.replace(path, msgspec.json.format(msgspec.json.encode(profile), indent=1))
 
 
 def wide_prior(backend: str) -> Profile:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from profiler import files
 from profiler.quality_sections import AgreementCurve, BudgetCurve, Lengths
 from profiler.replay import Replays, replay
 from profiler.votes import Sample
@@ -139,10 +140,7 @@ def read(path: Path) -> Quality:
 
 
 def write(quality: Quality, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(msgspec.json.encode(quality))
-    temporary.replace(path)
+    files.replace(path, msgspec.json.encode(quality))
 
 
 def read_samples(path: Path) -> Iterator[StoredQuestion]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from profiler import files
+
 if TYPE_CHECKING:
     from profiler.agree import Standing
 
@@ -89,8 +91,4 @@ def read(path: Path) -> Agreement | None:
 
 
 def write(agreement: Agreement, path: Path) -> None:
-    """Replace the file in one step, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(agreement), indent=1) + b"\n")
-    temporary.replace(path)
+    files.replace(path, msgspec.json.format(msgspec.json.encode(agreement), indent=1) + b"\n")

@@ -11,6 +11,7 @@ import random
 import struct
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,12 @@ async def profile(job: Job, progress: Progress) -> Profile:
     journal = CellLog.beside(job.path, environment)
     measured = journal.resume()
     choice = CellChoice(limits, job.budget_s)
-    cells = measure(bench, choice, _vocabulary(job.config), time.monotonic, measured, alone=not job.busy_ok)
-    made: Profile | None = None
-    async for one in cells:
-        journal.append(one)
-        measured.append(one)
-        made = _fitted(job, environment, measured, limits)
-        progress(measured, made)
+    measuring = measure(bench, choice, _vocabulary(job.config), time.monotonic, measured, alone=not job.busy_ok)
+    async with aclosing(measuring) as cells:
+        async for one in cells:
+            journal.append(one)
+            measured.append(one)
+            progress(measured, _fitted(job, environment, measured, limits))
     made = await _finish(job, bench, environment, measured, limits)
     profile_file.write(made, job.path)
     journal.remove()
@@ -152,6 +152,11 @@ async def _idle(job: Job, bench: EngineBench) -> None:
 
 async def _limits(job: Job, bench: EngineBench, card: dict[str, Any]) -> Limits:
     max_batch = _max_num_seqs(job.config)
+    if max_batch < 2:
+        raise EngineFailed(
+            f"backend {job.config.name} runs one request at a time (max-num-seqs {max_batch}): there are no batches to "
+            "profile. Raise max-num-seqs, or leave `profile` out of its configuration"
+        )
     max_len = int(card.get("max_model_len") or 4096)
     kv_tokens = load_metrics.kv_capacity_tokens(await bench.metrics())
     return Limits(max_batch, max_len, kv_tokens or float(max_len * max_batch))

@@ -6,7 +6,8 @@ import asyncio
 import re
 import sys
 import time
-from dataclasses import replace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from profiler.tasks import Task, TaskError, load_task
 from proxy import profiling
 from proxy.backend import open_backend
 from proxy.cli.agreement import agrees
-from proxy.config import Config, ConfigError, ModelConfig, load
+from proxy.config import BackendConfig, Config, ConfigError, ModelConfig, load
 from proxy.profiling import Job
 
 DEFAULT_BUDGET_S = 60.0
@@ -70,10 +71,11 @@ async def profile_fleet(
     """Profile the backends of a configuration; each file is written as soon as its backend is measured."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     with Progress(*columns) as progress:
-        for job in _jobs(config, only, out):
-            await _profile_one(replace(job, budget_s=budget_s, busy_ok=busy_ok), progress)
+        for model, backend, path in _wanted(config, only, out):
+            async with _opened(model, backend, path, budget_s=budget_s, busy_ok=busy_ok) as job:
+                await _profile_one(job, progress)
             if agreement:
-                await agrees(_model_of(config, job), job.config, job.path, progress)
+                await agrees(model, backend, path, progress)
 
 
 async def check_fleet(
@@ -81,41 +83,45 @@ async def check_fleet(
 ) -> bool:
     """Whether every profile still holds, and every backend agrees with its model's table; says so a line each."""
     all_hold = True
-    for job in _jobs(config, only, out):
-        try:
-            found = await profiling.check_profile(replace(job, busy_ok=busy_ok))
-        finally:
-            await job.backend.pool.aclose()
+    for model, backend, path in _wanted(config, only, out):
+        async with _opened(model, backend, path, busy_ok=busy_ok) as job:
+            found = await profiling.check_profile(job)
         verdict = "holds" if found.holds else f"does not hold (±{found.allowed:.0%} allowed): measure it again"
         click.echo(
-            f"{job.config.name}: {found.cells} cells take {found.ratio:.2f} times what the profile says, at worst "
+            f"{backend.name}: {found.cells} cells take {found.ratio:.2f} times what the profile says, at worst "
             f"{found.worst:.2f}: it {verdict}"
         )
         all_hold = all_hold and found.holds
         if agreement:
             with Progress(TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
-                all_hold = await agrees(_model_of(config, job), job.config, job.path, progress) and all_hold
+                all_hold = await agrees(model, backend, path, progress) and all_hold
     return all_hold
 
 
-def _model_of(config: Config, job: Job) -> ModelConfig:
-    return next(model for model in config.models if job.config in model.backends)
-
-
-def _jobs(config: Config, only: str | None, out: Path | None) -> list[Job]:
-    """Raises ConfigError."""
+def _wanted(config: Config, only: str | None, out: Path | None) -> list[tuple[ModelConfig, BackendConfig, Path]]:
+    """The backends meant, with their models and profiles. Raises ConfigError."""
     wanted = [(model, backend) for model in config.models for backend in model.backends if only in (None, backend.name)]
     if not wanted:
         names = ", ".join(backend.name for backend in config.backends())
         raise ConfigError(f"no backend is named {only!r}; the configuration has {names}")
-    jobs = []
+    found = []
     for model, backend in wanted:
         path = out / f"{backend.name}.json" if out else backend.profile
         if path is None:
             raise ConfigError(f"backend {backend.name} has no `profile` path; set one or give --out")
-        opened = open_backend(backend, model.name, None, time.monotonic)
-        jobs.append(Job(opened, path, DEFAULT_BUDGET_S, _task(model)))
-    return jobs
+        found.append((model, backend, path))
+    return found
+
+
+@asynccontextmanager
+async def _opened(
+    model: ModelConfig, backend: BackendConfig, path: Path, *, budget_s: float = DEFAULT_BUDGET_S, busy_ok: bool
+) -> AsyncIterator[Job]:
+    opened = open_backend(backend, model.name, None, time.monotonic)
+    try:
+        yield Job(opened, path, budget_s, _task(model), busy_ok)
+    finally:
+        await opened.pool.aclose()
 
 
 def _task(model: ModelConfig) -> Task | None:
@@ -140,7 +146,6 @@ async def _profile_one(job: Job, progress: Progress) -> None:
         progress.console.print(summary(made, job.path), soft_wrap=True)
     finally:
         progress.stop_task(bar)
-        await job.backend.pool.aclose()
 
 
 def _progress_line(name: str, measured: list[Measured], made: Profile | None) -> str:
@@ -162,7 +167,7 @@ def summary(profile: Profile, path: Path) -> str:
     at = [step.batches[0], *(b for b in (8, 32, 128) if b < step.batches[-1]), step.batches[-1]]
     steps = ", ".join(f"{float(step.g_s(batch)) * 1e3:.2f} ms at {batch:.0f}" for batch in at)
     where = f"{error.cells} held-out cells" if error.held_out else "its own cells"
-    drafts = f"; {profile.acceptance_length:.2f} tokens a step on the task" if profile.acceptance_length > 1 else ""
+    drafts = f"; {profile.acceptance_length:.2f} tokens a step" if profile.acceptance_length > 1 else ""
     return (
         f"{profile.backend}: step {steps}, {step.c_kv_s * 1e9:.1f} ns per KV token{drafts}; prefill "
         f"{step.p0_s * 1e3:.1f} ms + {step.p_tok_s * 1e6:.1f} µs per token; latency off by {error.median:.0%} on "

@@ -140,8 +140,14 @@ class _Job:
         """From the samples alone; where and how they were drawn stays as the table there says."""
         before = _Drawn(self._temperature)
         if self._table.exists():
-            before = msgspec.json.decode(self._table.read_bytes(), type=_Drawn)
+            before = self._drawn_before()
         self._derive(before.temperature, before.environment)
+
+    def _drawn_before(self) -> _Drawn:
+        try:
+            return msgspec.json.decode(self._table.read_bytes(), type=_Drawn)
+        except msgspec.DecodeError as error:
+            raise quality_file.QualityError(f"{self._table} is not a quality table ({error}); delete it") from error
 
     async def _import(
         self, source: str, lines: Sequence[bytes], left: Sequence[TaskQuestion], equivalence: MathVerifyPool
