@@ -19,7 +19,7 @@ from proxy.upstream.errors import UpstreamError
 from proxy.upstream.fetch import fetch
 from proxy.upstream_body import VOTE_STREAM_INTERVAL
 
-METRICS_TIMEOUT_S = 10.0
+GET_TIMEOUT_S = 10.0
 
 
 class EngineFailed(Exception):
@@ -58,13 +58,18 @@ class EngineBench:
 
     async def metrics(self) -> str:
         """The engine's /metrics page. Raises EngineFailed."""
+        return (await self.get("/metrics")).decode(errors="replace")
+
+    async def get(self, path: str) -> bytes:
+        """What the engine serves there. Raises EngineFailed."""
+        where = f"backend {self._backend.name} at {self._backend.config.url}: {path}"
         try:
-            status, body = await fetch(self._backend.pool, self._backend.get("/metrics"), METRICS_TIMEOUT_S)
+            status, body = await fetch(self._backend.pool, self._backend.get(path), GET_TIMEOUT_S)
         except (UpstreamError, TimeoutError) as error:
-            raise EngineFailed(f"backend {self._backend.name}: /metrics: {error or 'no answer in time'}") from error
+            raise EngineFailed(f"{where}: {error or 'no answer in time'}") from error
         if status != 200:
-            raise EngineFailed(f"backend {self._backend.name}: /metrics answered {status}")
-        return body.decode(errors="replace")
+            raise EngineFailed(f"{where} answered {status}")
+        return body
 
     def _completions(self, prompts: Sequence[Sequence[int]], output: int) -> list[bytes]:
         head = self._backend.head("/v1/completions")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import msgspec
 import numpy as np
 
 from profiler import check, profile_file
@@ -31,7 +31,7 @@ from proxy.backend import Backend
 from proxy.bench import EngineBench, EngineFailed
 from proxy.config import BackendConfig
 
-DEFAULT_MAX_NUM_SEQS = 256
+DEFAULT_MAX_NUM_SEQS, DEFAULT_MAX_LEN = 256, 4096
 VOCABULARY = range(5, 260)
 # An n-gram drafter proposes only what the context has had before: over four tokens it always finds something, so that
 # verifying is part of what is measured, as under the traffic that one speculates for.
@@ -64,10 +64,10 @@ class Job:
 async def profile(job: Job, progress: Progress) -> Profile:
     """Measure, fit and write. Raises EngineFailed, EngineBusy, EngineShared, FitError."""
     bench = bench_of(job.backend)
-    card = await _reach(job.backend)
+    card, version = await _reach(job.backend, bench)
     await _idle(job, bench)
     limits = await _limits(job, bench, card)
-    environment = {**_environment(job.config, card), "kv_cache_tokens": limits.kv_tokens}
+    environment = {**_environment(job.config, card, version), "kv_cache_tokens": limits.kv_tokens}
     journal = CellLog.beside(job.path, environment)
     measured = journal.resume()
     choice = CellChoice(limits, job.budget_s)
@@ -87,7 +87,7 @@ async def check_profile(job: Job, cells: int = 6) -> check.Check:
     """Measure a few cells of the profile at `job.path` again. Raises as `profile` does, and ProfileError."""
     known = profile_file.read(job.path)
     bench, rng = bench_of(job.backend), random.Random(time.time_ns())
-    await _reach(job.backend)
+    await _reach(job.backend, bench)
     await _idle(job, bench)
     vocabulary, again = _vocabulary(job.config), []
     await bench.run([[VOCABULARY[0]] * 32] * 2, 16)  # wakes the engine up
@@ -150,14 +150,14 @@ async def _idle(job: Job, bench: EngineBench) -> None:
         await asyncio.sleep(IDLE_LOOK_EVERY_S)
 
 
-async def _limits(job: Job, bench: EngineBench, card: dict[str, Any]) -> Limits:
+async def _limits(job: Job, bench: EngineBench, card: _Card) -> Limits:
     max_batch = _max_num_seqs(job.config)
     if max_batch < 2:
         raise EngineFailed(
             f"backend {job.config.name} runs one request at a time (max-num-seqs {max_batch}): there are no batches to "
             "profile. Raise max-num-seqs, or leave `profile` out of its configuration"
         )
-    max_len = int(card.get("max_model_len") or 4096)
+    max_len = card.max_model_len or DEFAULT_MAX_LEN
     kv_tokens = load_metrics.kv_capacity_tokens(await bench.metrics())
     return Limits(max_batch, max_len, kv_tokens or float(max_len * max_batch))
 
@@ -167,27 +167,41 @@ def _max_num_seqs(config: BackendConfig) -> int:
     return int(given)
 
 
-async def _reach(backend: Backend) -> dict[str, Any]:
-    """The engine's own card of the model, with its version. Raises EngineFailed."""
-    headers = {"authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
+class _Card(msgspec.Struct):
+    """A model as the engine lists it."""
+
+    id: str
+    root: str | None = None
+    max_model_len: int | None = None
+
+
+class _Cards(msgspec.Struct):
+    data: list[_Card]
+
+
+class _Version(msgspec.Struct):
+    version: str | None = None
+
+
+async def _reach(backend: Backend, bench: EngineBench) -> tuple[_Card, str | None]:
+    """The engine's own card of the model, and vLLM's version. Raises EngineFailed."""
     try:
-        async with httpx.AsyncClient(base_url=backend.config.url, timeout=10, headers=headers) as client:
-            version = (await client.get("/version")).json().get("version")
-            cards = (await client.get("/v1/models")).json()["data"]
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        raise EngineFailed(f"backend {backend.name} at {backend.config.url} cannot be reached: {error}") from error
-    card = next((card for card in cards if card["id"] == backend.model), None)
+        version = msgspec.json.decode(await bench.get("/version"), type=_Version).version
+        cards = msgspec.json.decode(await bench.get("/v1/models"), type=_Cards).data
+    except msgspec.DecodeError as error:
+        raise EngineFailed(f"backend {backend.name} at {backend.config.url} is no vLLM: {error}") from error
+    card = next((card for card in cards if card.id == backend.model), None)
     if card is None:
-        served = ", ".join(card["id"] for card in cards)
+        served = ", ".join(card.id for card in cards)
         raise EngineFailed(f"backend {backend.name} serves {served}, not {backend.model}")
-    return {**card, "version": version}
+    return card, version
 
 
-def _environment(config: BackendConfig, card: dict[str, Any]) -> dict[str, Any]:
+def _environment(config: BackendConfig, card: _Card, version: str | None) -> dict[str, Any]:
     environment: dict[str, Any] = {
-        "vllm": card["version"],
-        "model": card["id"],
-        "model_path": Path(str(card.get("root", ""))).name,
+        "vllm": version,
+        "model": card.id,
+        "model_path": Path(card.root or "").name,
         "parameters": _parameters(config),
         "tensor_parallel_size": config.tensor_parallel_size,
         "speculative": config.speculative,
