@@ -6,7 +6,7 @@ ARGS ?=
 # Where pip finds PyTorch's CPU build when the configured package index has only CUDA ones.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-fast check format bench bench-planner bench-prediction lock clean
+.PHONY: demo test test-fast check format bench bench-planner bench-prediction bench-advice lock clean
 
 demo: .venv/ready .venv-vllm/ready
 	$(BIN)/paretoproxy demo --engine-python $(ENGINE) $(ARGS)
@@ -34,6 +34,9 @@ bench-planner: .venv/ready
 
 bench-prediction: .venv/ready .venv-vllm/ready
 	$(BIN)/python tests/benchmarks/prediction.py --engine-python $(ENGINE) $(ARGS)
+
+bench-advice: .venv/ready .venv-vllm/ready
+	$(BIN)/python tests/benchmarks/advice.py --engine-python $(ENGINE) $(ARGS)
 
 lock: .venv/ready
 	$(BIN)/python -m pip install -q uv

@@ -19,13 +19,13 @@ import itertools
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
+from bench_fleet import OUT, ROOT, engine, proxy
 
 from profiler.tasks import load_task
 from proxy.backend import open_backend
@@ -33,8 +33,6 @@ from proxy.bench import EngineBench
 from proxy.config import BackendConfig, Config, ModelConfig, load
 from proxy.launch import Engines, Machine, specs
 
-ROOT = Path(__file__).resolve().parents[2]
-OUT = ROOT / "build/bench"
 SIZES = (1, 2, 4, 8, 16)
 OTHERS = 4  # requests of others kept running in the loaded cells
 TASK, QUESTIONS = "tinymath-held-out", 400
@@ -98,8 +96,12 @@ def cells(requests: Sequence[Request]) -> list[Cell]:
     return [Cell(list(group)) for _, group in itertools.groupby(sorted(requests, key=key), key)]
 
 
-def report(requests: Sequence[Request]) -> str:
-    found = cells(requests)
+def report(requests: Sequence[Request], whole: int) -> str:
+    """Errors are over the cells with as many requests as were asked for; an interrupted one tells no median."""
+    found = [cell for cell in cells(requests) if len(cell.requests) >= whole]
+    if not found:
+        return "no cell was finished"
+    requests = [request for cell in found for request in cell.requests]
     lines = [
         "| engine | N | others | requests | measured p50, ms | predicted p50 | error | error, corrected | within p95 |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -175,26 +177,6 @@ def questions(block: int) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def proxy(config_path: Path, config: Config) -> AsyncIterator[str]:
-    """`paretoproxy serve`, up when entered and stopped when left."""
-    url = f"http://{config.server.host}:{config.server.port}"
-    with (OUT / "prediction-proxy.log").open("ab") as log:
-        command = (sys.executable, "-m", "proxy.cli", "serve", "--config", str(config_path))
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
-    try:
-        async with httpx.AsyncClient(base_url=url) as http:
-            for _ in range(300):
-                with contextlib.suppress(httpx.HTTPError):
-                    if (await http.get("/ready")).status_code == 200:
-                        break
-                await asyncio.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-@contextlib.asynccontextmanager
 async def others(model: str, backend: BackendConfig, count: int) -> AsyncIterator[None]:
     """`count` requests of somebody else kept running on the engine, not through the proxy."""
     opened = open_backend(backend, model, None, time.monotonic)
@@ -219,9 +201,8 @@ async def others(model: str, backend: BackendConfig, count: int) -> AsyncIterato
 async def one_engine(
     args: argparse.Namespace, config: Config, model: ModelConfig, backend: BackendConfig, say: Record
 ) -> None:
-    alone = replace_backends(config, model, backend)
     greedy = backend.sampling == "greedy"
-    async with Engines(specs(alone, args.engine_python, OUT / "logs", Machine.here())) as engines:
+    async with Engines(engine(config, model, backend, args.engine_python)) as engines:
         await engines.start(print)
         async with proxy(args.config, config) as url:
             client = Client(url, questions(args.requests + 1))
@@ -250,11 +231,6 @@ async def all_engines(args: argparse.Namespace, config: Config, say: Record) -> 
             await client.aclose()
 
 
-def replace_backends(config: Config, model: ModelConfig, backend: BackendConfig) -> Config:
-    """Only this backend, to be launched."""
-    return config.model_copy(update={"models": [model.model_copy(update={"backends": [backend]})]})
-
-
 class Record:
     """Keeps every request on disk as it is made: an interrupted run loses nothing."""
 
@@ -281,7 +257,7 @@ async def run(args: argparse.Namespace) -> None:
         for backend in model.backends:
             if args.only is None or backend.name in args.only.split(","):
                 await one_engine(args, config, model, backend, record)
-    told = report([replace(request, others=max(request.others, 0)) for request in record.requests])
+    told = report(record.requests, 1 if args.together else args.requests)
     (OUT / ("prediction-together.md" if args.together else "prediction.md")).write_text(told + "\n")
     print(told)
     expected = 1.96 * math.sqrt(0.95 * 0.05 / len(record.requests))
