@@ -20,11 +20,13 @@ OTHERS_GAIN = 0.3  # with g, up to 2/g replicas settle; a lasting change is seen
 
 @dataclass(slots=True)
 class Health:
-    """`serving` starts true: a backend is used until a probe or a request says otherwise."""
+    """`serving` starts true: a backend is used until a probe or a request says otherwise. `late`: how many looks in a
+    row had no answer in time."""
 
     serving: bool = True
     problem: str | None = None
     checked: bool = False
+    late: int = 0
 
 
 @dataclass(slots=True)

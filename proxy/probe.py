@@ -18,6 +18,7 @@ log = logging.getLogger("paretoproxy.probe")
 HEALTH_EVERY_S = 1.0
 LOAD_EVERY_S = 0.5
 PROBE_TIMEOUT_S = 2.0
+LATE_LOOKS = 2  # an engine under full load may answer one look late; refused or a bad status counts at once
 
 
 class Prober:
@@ -42,16 +43,22 @@ class Prober:
             await asyncio.sleep(self._period_s if backend.health.serving else HEALTH_EVERY_S)
 
 
-async def probe(backend: Backend) -> None:
+async def probe(backend: Backend, timeout_s: float = PROBE_TIMEOUT_S) -> None:
     """One look at one backend, over its own pool: what is probed is what requests will meet."""
     try:
-        status, _ = await fetch(backend.pool, backend.get("/health"), PROBE_TIMEOUT_S)
+        status, _ = await fetch(backend.pool, backend.get("/health"), timeout_s)
         problem = None if status == 200 else f"/health answered {status}"
-    except (UpstreamError, TimeoutError) as error:
-        problem = f"/health: {error or 'no answer in time'}"
+    except TimeoutError:
+        backend.health.late += 1
+        if backend.health.late >= LATE_LOOKS:
+            _note_health(backend, f"/health: no answer within {timeout_s:g} s, {backend.health.late} times in a row")
+        return
+    except UpstreamError as error:
+        problem = f"/health: {error}"
+    backend.health.late = 0
     _note_health(backend, problem)
     if problem is None:
-        await _read_load(backend)
+        await _read_load(backend, timeout_s)
 
 
 def _note_health(backend: Backend, problem: str | None) -> None:
@@ -63,9 +70,9 @@ def _note_health(backend: Backend, problem: str | None) -> None:
     before.serving, before.problem, before.checked = problem is None, problem, True
 
 
-async def _read_load(backend: Backend) -> None:
+async def _read_load(backend: Backend, timeout_s: float) -> None:
     try:
-        _, page = await fetch(backend.pool, backend.get("/metrics"), PROBE_TIMEOUT_S)
+        _, page = await fetch(backend.pool, backend.get("/metrics"), timeout_s)
         load = load_metrics.parse(page.decode("utf-8", "replace"))
     except load_metrics.MetricMissing as error:
         if backend.metric_missing != error.name:
@@ -73,8 +80,11 @@ async def _read_load(backend: Backend) -> None:
         backend.metric_missing, backend.load = error.name, None
         backend.gpu_time.set_others(0.0)
         return
-    except (UpstreamError, TimeoutError, ValueError) as error:
-        log.warning("backend %s: /metrics: %s", backend.name, error or type(error).__name__)
+    except TimeoutError:
+        log.warning("backend %s: /metrics: no answer within %g s", backend.name, timeout_s)
+        return
+    except (UpstreamError, ValueError) as error:
+        log.warning("backend %s: /metrics: %s", backend.name, error)
         return
     backend.metric_missing = None
     backend.note_load(load)

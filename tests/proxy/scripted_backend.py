@@ -74,15 +74,15 @@ Play = Callable[[Peer, Received], Awaitable[None]]
 
 
 class ScriptedBackend:
-    """Serves what vLLM serves, as far as the proxy uses it. `healthy`, `metrics`, `tokenizer` may change at any
-    time."""
+    """Serves what vLLM serves, as far as the proxy uses it. `healthy`, `late`, `metrics`, `tokenizer` may change at
+    any time."""
 
     def __init__(self, name: str = "a", model: str = "m", *, url: str | None = None) -> None:
         """`url`: where to pretend to be, for one that is never started."""
         self.name = name
         self.model = model
         self.usd_per_hour = 3.6
-        self.healthy = True
+        self.healthy, self.late = True, False  # late: /health is not answered
         self.metrics = {"num_requests_running": 0.0, "num_requests_waiting": 0.0, "kv_cache_usage_perc": 0.0}
         self.tokenizer: Play = answers(200, json.dumps({"count": PROMPT_TOKENS}).encode(), headers=CLOSING)
         self.otherwise: Play = says("\\boxed{4}")
@@ -144,6 +144,8 @@ class ScriptedBackend:
     def _choose(self, request: Received) -> Play:
         match request.path:
             case "/health":
+                if self.late:
+                    return stalls()
                 return answers(200 if self.healthy else 503, b"", headers=CLOSING)
             case "/metrics":
                 lines = [f'vllm:{name}{{engine="0"}} {value}' for name, value in self.metrics.items()]
