@@ -1,13 +1,14 @@
 """Is what the planner predicts what happens? N-branch requests on real engines, through the real proxy.
 
-    python tests/benchmarks/prediction.py --engine-python .venv-vllm/bin/python [--requests 40] [--only s-tp1,…]
+    python tests/benchmarks/prediction.py --engine-python .venv-vllm/bin/python [--profile 90s] [--only s-tp1,…]
 
 One engine at a time (on two cores engines contend), idle and beside others' requests that go to it directly. Per cell
 of (engine, N, load): the predicted median against the measured one; over all: the share of requests within the
 predicted p95. Both as the profile has them, without the online correction (its bias and spread are in the traces and
 taken out), and with it. `--together` runs all engines and clients at once instead.
 
-Reports to the terminal and to build/bench/prediction.md. Profiles must be there (`paretoproxy profile`).
+Reports to the terminal and to build/bench/prediction.md. The configured profiles are used; `--profile 90s` measures each
+engine's anew right before, so that the predictor is judged and not what became of the machine since.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import itertools
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -204,6 +206,8 @@ async def one_engine(
     greedy = backend.sampling == "greedy"
     async with Engines(engine(config, model, backend, args.engine_python)) as engines:
         await engines.start(print)
+        if args.profile:
+            await profile(args.config, backend.name, args.profile)
         async with proxy(args.config, config) as url:
             client = Client(url, questions(args.requests + 1))
             for count in (0, OTHERS):
@@ -213,6 +217,13 @@ async def one_engine(
                         for _ in range(args.requests):
                             say(await client.ask(model.name, n, count, greedy=greedy))
             await client.aclose()
+
+
+async def profile(config: Path, backend: str, budget: str) -> None:
+    options = ("--config", str(config), "--backend", backend, "--budget", budget, "--no-agreement")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy.cli", "profile", *options)
+    if await process.wait() != 0:
+        raise RuntimeError(f"profiling {backend} failed")
 
 
 async def all_engines(args: argparse.Namespace, config: Config, say: Record) -> None:
@@ -269,6 +280,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "examples/demo-fleet.yaml")
     parser.add_argument("--engine-python", default=str(ROOT / ".venv-vllm/bin/python"))
     parser.add_argument("--requests", type=int, default=40, help="per cell")
+    parser.add_argument("--profile", metavar="BUDGET", help="measure each engine's profile first, for so long: 90s")
     parser.add_argument("--only", help="names of backends, with commas")
     parser.add_argument("--together", action="store_true")
     asyncio.run(run(parser.parse_args()))
