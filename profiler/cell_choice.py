@@ -6,8 +6,9 @@ Fedorov 1972), P being the coefficients' covariance. Divided by the cell's predi
 fifth cell is drawn at random from anywhere in the range instead, also between the grid's points, and held out of the
 fit: the profile's errors are told on those.
 
-Batch sizes double; where a step turns out much longer at the next one, another is put between: an engine leaves its
-captured graphs, or its weights are no longer what it waits for.
+Batch sizes double, and a cliff that the engine's flags tell of is measured on both sides; where a step turns out much
+longer at the next one, another is put between: an engine leaves its captured graphs, or its weights are no longer what
+it waits for.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ SHORTEST_OUTPUT = 64  # with fewer tokens a large batch never runs together: the
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the engine takes: branches at once, tokens of one branch, tokens in the KV cache."""
+    """What the engine takes: branches at once, tokens of one branch, tokens in the KV cache. `cliff`: a batch size
+    beyond which a step is known to take much longer; it and the next one are measured."""
 
     max_batch: int
     max_len: int
     kv_tokens: float
     max_output: int = 1024
+    cliff: int | None = None
 
     def admit(self, spec: CellSpec) -> bool:
         return (
@@ -166,7 +169,9 @@ class CellChoice:
 
 
 def _axes(limits: Limits, longest_prompt: int) -> tuple[list[int], list[int], list[int]]:
-    batches = [2**power for power in range(limits.max_batch.bit_length()) if 2**power <= limits.max_batch]
+    edge = () if limits.cliff is None else (limits.cliff, limits.cliff + 1)
+    doubling = (2**power for power in range(limits.max_batch.bit_length()))
+    batches = sorted({batch for batch in (*doubling, *edge) if 1 <= batch <= limits.max_batch})
     prompts = sorted({*(4**power * 32 for power in range(8) if 4**power * 32 < longest_prompt), longest_prompt})
     most = min(limits.max_output, limits.max_len - prompts[0])
     outputs = sorted({*(size for size in (SHORTEST_OUTPUT, 4 * SHORTEST_OUTPUT) if size < most), most})

@@ -30,8 +30,9 @@ from proxy import load_metrics
 from proxy.backend import Backend
 from proxy.bench import EngineBench, EngineFailed
 from proxy.config import BackendConfig
+from proxy.engine_flags import largest_graph_batch, max_num_seqs
 
-DEFAULT_MAX_NUM_SEQS, DEFAULT_MAX_LEN = 256, 4096
+DEFAULT_MAX_LEN = 4096
 VOCABULARY = range(5, 260)
 # An n-gram drafter proposes only what the context has had before: over four tokens it always finds something, so that
 # verifying is part of what is measured, as under the traffic that one speculates for.
@@ -151,7 +152,7 @@ async def _idle(job: Job, bench: EngineBench) -> None:
 
 
 async def _limits(job: Job, bench: EngineBench, card: _Card) -> Limits:
-    max_batch = _max_num_seqs(job.config)
+    max_batch = max_num_seqs(job.config)
     if max_batch < 2:
         raise EngineFailed(
             f"backend {job.config.name} runs one request at a time (max-num-seqs {max_batch}): there are no batches to "
@@ -159,12 +160,8 @@ async def _limits(job: Job, bench: EngineBench, card: _Card) -> Limits:
         )
     max_len = card.max_model_len or DEFAULT_MAX_LEN
     kv_tokens = load_metrics.kv_capacity_tokens(await bench.metrics())
-    return Limits(max_batch, max_len, kv_tokens or float(max_len * max_batch))
-
-
-def _max_num_seqs(config: BackendConfig) -> int:
-    given = (config.launch.args if config.launch else {}).get("max-num-seqs", DEFAULT_MAX_NUM_SEQS)
-    return int(given)
+    cliff = largest_graph_batch(job.config)
+    return Limits(max_batch, max_len, kv_tokens or float(max_len * max_batch), cliff=cliff)
 
 
 class _Card(msgspec.Struct):

@@ -4,11 +4,13 @@
 
 One engine at a time (on two cores engines contend), idle and beside others' requests that go to it directly. Per cell
 of (engine, N, load): the predicted median against the measured one; over all: the share of requests within the
-predicted p95. Both as the profile has them, without the online correction (its bias and spread are in the traces and
-taken out), and with it. `--together` runs all engines and clients at once instead.
+predicted p95. Three times: as the profile has it, without the online correction (its bias and spread are in the traces
+and taken out); at the machine's pace, for which a few of the profile's cells are measured again before and after every
+cell, as `profile --check` does: on shared cores it changes by a fifth within minutes, which no predictor foresees; and
+with the online correction, as it is served. `--together` runs all engines and clients at once instead.
 
-Reports to the terminal and to build/bench/prediction.md. The configured profiles are used; `--profile 90s` measures each
-engine's anew right before, so that the predictor is judged and not what became of the machine since.
+Reports to the terminal and to build/bench/prediction.md. The configured profiles are used; `--profile 90s` measures
+each engine's anew right before.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -34,16 +36,19 @@ from proxy.backend import open_backend
 from proxy.bench import EngineBench
 from proxy.config import BackendConfig, Config, ModelConfig, load
 from proxy.launch import Engines, Machine, specs
+from proxy.profiling import Job, check_profile
 
 SIZES = (1, 2, 4, 8, 16)
 OTHERS = 4  # requests of others kept running in the loaded cells
 TASK, QUESTIONS = "tinymath-held-out", 400
+PACE_CELLS = 6
 SETTLE_S = 1.5  # the proxy's view of the others' load is up to half a second old
 
 
 @dataclass(frozen=True)
 class Request:
-    """One answered request; `bias` and `spread`: the correction that its prediction held."""
+    """One answered request; `bias` and `spread`: the correction that its prediction held; `pace`: how much slower the
+    machine was than when the profile was measured."""
 
     backend: str
     n: int
@@ -53,6 +58,7 @@ class Request:
     tail_ms: float
     bias: float
     spread: float
+    pace: float = 1.0
 
     @property
     def raw_median_ms(self) -> float:
@@ -78,6 +84,10 @@ class Cell:
         return statistics.median(request.raw_median_ms for request in self.requests)
 
     @property
+    def paced_ms(self) -> float:
+        return statistics.median(request.raw_median_ms * request.pace for request in self.requests)
+
+    @property
     def corrected_ms(self) -> float:
         return statistics.median(request.median_ms for request in self.requests)
 
@@ -87,6 +97,7 @@ class Cell:
         return (
             f"| {first.backend} | {first.n} | {first.others} | {len(self.requests)} | {self.measured_ms:.0f} | "
             f"{self.predicted_ms:.0f} | {self.predicted_ms / self.measured_ms - 1:+.1%} | "
+            f"{first.pace:.2f} | {self.paced_ms / self.measured_ms - 1:+.1%} | "
             f"{self.corrected_ms / self.measured_ms - 1:+.1%} | {within}/{len(self.requests)} |"
         )
 
@@ -105,13 +116,15 @@ def report(requests: Sequence[Request], whole: int) -> str:
         return "no cell was finished"
     requests = [request for cell in found for request in cell.requests]
     lines = [
-        "| engine | N | others | requests | measured p50, ms | predicted p50 | error | error, corrected | within p95 |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| engine | N | others | requests | measured p50, ms | predicted p50 | error | pace | at this pace | "
+        "corrected | within p95 |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         *(cell.row() for cell in found),
         "",
     ]
     for name, error_of, tail_of in (
         ("profile alone", lambda cell: cell.predicted_ms, lambda request: request.raw_tail_ms),
+        ("at the machine's pace", lambda cell: cell.paced_ms, lambda request: request.raw_tail_ms * request.pace),
         ("with online correction", lambda cell: cell.corrected_ms, lambda request: request.tail_ms),
     ):
         errors = [abs(error_of(cell) / cell.measured_ms - 1) for cell in found]
@@ -210,13 +223,31 @@ async def one_engine(
             await profile(args.config, backend.name, args.profile)
         async with proxy(args.config, config) as url:
             client = Client(url, questions(args.requests + 1))
+            pace = await machine_pace(model, backend)
             for count in (0, OTHERS):
                 for n in SIZES[:1] if greedy else SIZES:
+                    cell = []
                     async with others(model.name, backend, count):
                         await client.ask(model.name, n, count, greedy=greedy)  # not counted: the first of its kind
                         for _ in range(args.requests):
-                            say(await client.ask(model.name, n, count, greedy=greedy))
+                            cell.append(await client.ask(model.name, n, count, greedy=greedy))
+                    before, pace = pace, await machine_pace(model, backend)
+                    cell = [replace(request, pace=math.sqrt(before * pace)) for request in cell]
+                    for request in cell:
+                        say(request)
+                    print(Cell(cell).row(), flush=True)
             await client.aclose()
+
+
+async def machine_pace(model: ModelConfig, backend: BackendConfig) -> float:
+    """Seconds now over seconds as profiled, over a few of the profile's own cells."""
+    assert backend.profile is not None
+    await asyncio.sleep(SETTLE_S)  # until the engine has dropped what was cancelled
+    opened = open_backend(backend, model.name, None, time.monotonic)
+    try:
+        return (await check_profile(Job(opened, backend.profile, 0.0), PACE_CELLS)).ratio
+    finally:
+        await opened.pool.aclose()
 
 
 async def profile(config: Path, backend: str, budget: str) -> None:
@@ -255,8 +286,6 @@ class Record:
         self.requests.append(request)
         with self._path.open("a") as file:
             file.write(json.dumps(asdict(request)) + "\n")
-        if len(self.requests) % 30 == 0:
-            print(f"{len(self.requests)} requests; {cells(self.requests[-30:])[-1].row()}", flush=True)
 
 
 async def run(args: argparse.Namespace) -> None:

@@ -181,6 +181,17 @@ async def test_a_cliff_between_batch_sizes_is_looked_into() -> None:
     assert model.step_of(90, 0) == pytest.approx(cliff.step_of(90, 0), rel=0.15)
 
 
+async def test_a_cliff_that_is_known_is_measured_on_both_sides() -> None:
+    cliff = StepTime((1, 64, 102, 103, 128), (5e-3, 6e-3, 6.5e-3, 20e-3, 21e-3), 1e-9, 8e-3, 1e-6)
+    limits = Limits(max_batch=128, max_len=4096, kv_tokens=500_000, cliff=102)
+    engine = VirtualEngine(truth=cliff)
+    cells = [one.cell async for one in measure(engine, CellChoice(limits, 120), VOCABULARY, engine.clock)]
+    assert {102, 103} <= {cell.spec.batch for cell in cells if not cell.held_out}
+    model = profile_file.make("b", {}, cells, 128).step_time
+    for batch in (98, 101, 104, 110):
+        assert model.step_of(batch, 0) == pytest.approx(cliff.step_of(batch, 0), rel=0.1)
+
+
 async def test_a_cliff_between_neighbours_leaves_nothing_to_look_into() -> None:
     steep = StepTime((1, 2, 3, 4, 64), (2e-3, 6e-3, 12e-3, 24e-3, 30e-3), 1e-9, 8e-3, 1e-6)
     engine = VirtualEngine(truth=steep)

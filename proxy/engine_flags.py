@@ -1,0 +1,28 @@
+"""What vLLM's own flags, as a backend's `launch` has them, say of the batches that it runs."""
+
+from __future__ import annotations
+
+from proxy.config import BackendConfig
+
+DEFAULT_MAX_NUM_SEQS = 256
+# vLLM captures CUDA graphs for min(2 · max-num-seqs · tokens per branch, 512) tokens unless told otherwise.
+DEFAULT_GRAPH_TOKENS = 512
+
+
+def max_num_seqs(config: BackendConfig) -> int:
+    return int(_flag(config, "max-num-seqs") or DEFAULT_MAX_NUM_SEQS)
+
+
+def largest_graph_batch(config: BackendConfig) -> int | None:
+    """The most branches that a captured CUDA graph runs: one more, and a step takes much longer. A speculating engine
+    verifies several tokens of each. None where no graphs are captured or nothing is known of the flags."""
+    if config.launch is None or _flag(config, "enforce-eager"):
+        return None
+    tokens_per_branch = 1 + int((config.speculative or {}).get("num_speculative_tokens", 0))
+    default = min(2 * max_num_seqs(config) * tokens_per_branch, DEFAULT_GRAPH_TOKENS)
+    return int(_flag(config, "max-cudagraph-capture-size") or default) // tokens_per_branch
+
+
+def _flag(config: BackendConfig, name: str) -> str | int | float | bool | None:
+    args = config.launch.args if config.launch else {}
+    return args.get(name, args.get(name.replace("-", "_")))
