@@ -66,7 +66,7 @@ class EngineBench:
         try:
             status, body = await fetch(self._backend.pool, self._backend.get(path), GET_TIMEOUT_S)
         except (UpstreamError, TimeoutError) as error:
-            raise EngineFailed(f"{where}: {error or 'no answer in time'}") from error
+            raise EngineFailed(f"{where}: {error}") from error
         if status != 200:
             raise EngineFailed(f"{where} answered {status}")
         return body

@@ -48,10 +48,10 @@ async def probe(backend: Backend, timeout_s: float = PROBE_TIMEOUT_S) -> None:
     try:
         status, _ = await fetch(backend.pool, backend.get("/health"), timeout_s)
         problem = None if status == 200 else f"/health answered {status}"
-    except TimeoutError:
+    except TimeoutError as error:
         backend.health.late += 1
         if backend.health.late >= LATE_LOOKS:
-            _note_health(backend, f"/health: no answer within {timeout_s:g} s, {backend.health.late} times in a row")
+            _note_health(backend, f"/health: {error}, {backend.health.late} times in a row")
         return
     except UpstreamError as error:
         problem = f"/health: {error}"
@@ -80,10 +80,7 @@ async def _read_load(backend: Backend, timeout_s: float) -> None:
         backend.metric_missing, backend.load = error.name, None
         backend.gpu_time.set_others(0.0)
         return
-    except TimeoutError:
-        log.warning("backend %s: /metrics: no answer within %g s", backend.name, timeout_s)
-        return
-    except (UpstreamError, ValueError) as error:
+    except (UpstreamError, TimeoutError, ValueError) as error:
         log.warning("backend %s: /metrics: %s", backend.name, error)
         return
     backend.metric_missing = None

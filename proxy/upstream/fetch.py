@@ -45,5 +45,7 @@ async def fetch(pool: Pool, request: bytes, timeout_s: float) -> tuple[int, byte
     try:
         async with asyncio.timeout(timeout_s):
             return await sink.done
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {timeout_s:g} s") from None
     finally:
         exchange.cancel()

@@ -82,7 +82,8 @@ class ScriptedBackend:
         self.name = name
         self.model = model
         self.usd_per_hour = 3.6
-        self.healthy, self.late = True, False  # late: /health is not answered
+        self.healthy = True
+        self.late: set[str] = set()  # paths that are not answered
         self.metrics = {"num_requests_running": 0.0, "num_requests_waiting": 0.0, "kv_cache_usage_perc": 0.0}
         self.tokenizer: Play = answers(200, json.dumps({"count": PROMPT_TOKENS}).encode(), headers=CLOSING)
         self.otherwise: Play = says("\\boxed{4}")
@@ -142,10 +143,10 @@ class ScriptedBackend:
             await asyncio.gather(playing, gone, return_exceptions=True)
 
     def _choose(self, request: Received) -> Play:
+        if request.path in self.late:
+            return stalls()
         match request.path:
             case "/health":
-                if self.late:
-                    return stalls()
                 return answers(200 if self.healthy else 503, b"", headers=CLOSING)
             case "/metrics":
                 lines = [f'vllm:{name}{{engine="0"}} {value}' for name, value in self.metrics.items()]
