@@ -6,7 +6,7 @@ Fedorov 1972), P being the coefficients' covariance. Divided by the cell's predi
 fifth cell is drawn at random from anywhere in the range instead, also between the grid's points, and held out of the
 fit: the profile's errors are told on those.
 
-Batch sizes double, and a cliff that the engine's flags tell of is measured on both sides; where a step turns out much
+Batch sizes double, and a cliff that the engine's flags hint at is measured on both sides; where a step turns out much
 longer at the next one, another is put between: an engine leaves its captured graphs, or its weights are no longer what
 it waits for.
 """
@@ -38,7 +38,7 @@ SHORTEST_OUTPUT = 64  # with fewer tokens a large batch never runs together: the
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What the engine takes: branches at once, tokens of one branch, tokens in the KV cache. `cliff`: a batch size
-    beyond which a step is known to take much longer; it and the next one are measured."""
+    beyond which a step may take much longer; it and the next one are measured."""
 
     max_batch: int
     max_len: int

@@ -14,8 +14,9 @@ def max_num_seqs(config: BackendConfig) -> int:
 
 
 def largest_graph_batch(config: BackendConfig) -> int | None:
-    """The most branches that a captured CUDA graph runs: one more, and a step takes much longer. A speculating engine
-    verifies several tokens of each. None where no graphs are captured or nothing is known of the flags."""
+    """The most branches that a captured CUDA graph runs: with one more, a step may take much longer. A speculating
+    engine verifies several tokens of each (newer ones capture every decode batch, and have no cliff there). None where
+    no graphs are captured or nothing is known of the flags."""
     if config.launch is None or _flag(config, "enforce-eager"):
         return None
     tokens_per_branch = 1 + int((config.speculative or {}).get("num_speculative_tokens", 0))

@@ -36,6 +36,8 @@ class Engine(ScriptedBackend):
         self.foreign, self.foreign_from, self.accepted = 0.0, 0, 0.0
 
     def _choose(self, request: Received) -> Play:
+        if request.path in self.late:
+            return super()._choose(request)
         if request.path == "/version":
             return answers(200, b'{"version": "0.26.0"}')
         if request.path == "/v1/models":
@@ -69,10 +71,12 @@ def configured(engine: Engine, folder: Path, *, max_num_seqs: int = 4, **members
     return BackendConfig(name="a", url=engine.url, profile=folder / "a.json", launch=launch, **members)
 
 
-async def profiled(config: BackendConfig, *, busy_ok: bool = False, task: str | None = None) -> Profile:
+async def profiled(
+    config: BackendConfig, *, budget_s: float = 0.4, busy_ok: bool = False, task: str | None = None
+) -> Profile:
     backend = open_backend(config, "m", None, lambda: 0.0)
     assert config.profile is not None
-    job = Job(backend, config.profile, 0.4, load_task(task) if task else None, busy_ok)
+    job = Job(backend, config.profile, budget_s, load_task(task) if task else None, busy_ok)
     try:
         return await profile(job, lambda measured, made: None)
     finally:
@@ -147,6 +151,24 @@ async def test_an_engine_that_speculates_is_told_by_its_counters(engine: Engine,
 async def test_an_engine_without_batches_cannot_be_profiled(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match=r"backend a runs one request at a time .*Raise max-num-seqs"):
         await profiled(configured(engine, tmp_path, max_num_seqs=1))
+
+
+async def test_an_engine_that_does_not_answer_is_told_with_what_was_asked(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.bench.GET_TIMEOUT_S", 0.05)
+    engine.late = {"/version"}
+    with pytest.raises(EngineFailed, match=r"backend a at http://.*: /version: no answer within 0\.05 s"):
+        await profiled(configured(engine, tmp_path))
+
+
+async def test_both_sides_of_the_largest_cuda_graph_are_measured(engine: Engine, tmp_path: Path) -> None:
+    """Five tokens a branch are verified, so graphs for 55 tokens run eleven branches."""
+    config = configured(engine, tmp_path, max_num_seqs=16, speculative={"method": "ngram", "num_speculative_tokens": 4})
+    assert config.launch is not None
+    config.launch.args["max-cudagraph-capture-size"] = 55
+    made = await profiled(config, budget_s=3)
+    assert {11, 12} <= set(made.step_time.batches)
 
 
 async def test_an_engine_that_serves_another_model_is_told(engine: Engine, tmp_path: Path) -> None:
