@@ -10,7 +10,7 @@ cell, as `profile --check` does: on shared cores it changes by a fifth within mi
 with the online correction, as it is served. `--together` runs all engines and clients at once instead.
 
 Reports to the terminal and to build/bench/prediction.md. The configured profiles are used; `--profile 90s` measures
-each engine's anew right before.
+each engine's anew right before. `--more` adds to the requests of the runs before, and reports on all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import itertools
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +33,7 @@ from bench_fleet import OUT, ROOT, engine, proxy
 from profiler.tasks import load_task
 from proxy.backend import open_backend
 from proxy.bench import EngineBench
+from proxy.cli.profile import Duration, profile_fleet
 from proxy.config import BackendConfig, Config, ModelConfig, load
 from proxy.launch import Engines, Machine, specs
 from proxy.profiling import Job, check_profile
@@ -220,9 +220,11 @@ async def one_engine(
     async with Engines(engine(config, model, backend, args.engine_python)) as engines:
         await engines.start(print)
         if args.profile:
-            await profile(args.config, backend.name, args.profile)
-        async with proxy(args.config, config) as url:
-            client = Client(url, questions(args.requests + 1))
+            await profile_fleet(config, backend.name, budget_s=Duration().convert(args.profile, None, None))
+        async with (
+            proxy(args.config, config) as url,
+            contextlib.aclosing(Client(url, questions(args.requests + 1))) as client,
+        ):
             pace = await machine_pace(model, backend)
             for count in (0, OTHERS):
                 for n in SIZES[:1] if greedy else SIZES:
@@ -236,7 +238,6 @@ async def one_engine(
                     for request in cell:
                         say(request)
                     print(Cell(cell).row(), flush=True)
-            await client.aclose()
 
 
 async def machine_pace(model: ModelConfig, backend: BackendConfig) -> float:
@@ -250,19 +251,15 @@ async def machine_pace(model: ModelConfig, backend: BackendConfig) -> float:
         await opened.pool.aclose()
 
 
-async def profile(config: Path, backend: str, budget: str) -> None:
-    options = ("--config", str(config), "--backend", backend, "--budget", budget, "--no-agreement")
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy.cli", "profile", *options)
-    if await process.wait() != 0:
-        raise RuntimeError(f"profiling {backend} failed")
-
-
 async def all_engines(args: argparse.Namespace, config: Config, say: Record) -> None:
     """Every engine up, four clients at once, each with pinned N; the proxy chooses the engine."""
     async with Engines(specs(config, args.engine_python, OUT / "logs", Machine.here())) as engines:
         await engines.start(print)
-        async with proxy(args.config, config) as url:
-            client, models = Client(url, questions(args.requests)), [model for model in config.models if model.backends]
+        async with (
+            proxy(args.config, config) as url,
+            contextlib.aclosing(Client(url, questions(args.requests))) as client,
+        ):
+            models = [model for model in config.models if model.backends]
 
             async def visitor(index: int) -> None:
                 for turn in range(args.requests):
@@ -270,17 +267,18 @@ async def all_engines(args: argparse.Namespace, config: Config, say: Record) -> 
                     say(await client.ask(models[(turn + index) % len(models)].name, n, -1, greedy=False))
 
             await asyncio.gather(*(visitor(index) for index in range(4)))
-            await client.aclose()
 
 
 class Record:
-    """Keeps every request on disk as it is made: an interrupted run loses nothing."""
+    """Keeps every request on disk as soon as it is told: an interrupted run loses one cell at most."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, more: bool) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
-        self.requests: list[Request] = []
+        before = path.read_text().splitlines() if more and path.exists() else []
+        self.requests = [Request(**json.loads(line)) for line in before]
+        if not more:
+            path.write_text("")
 
     def __call__(self, request: Request) -> None:
         self.requests.append(request)
@@ -290,7 +288,7 @@ class Record:
 
 async def run(args: argparse.Namespace) -> None:
     config = load(args.config)
-    record = Record(OUT / ("prediction-together.jsonl" if args.together else "prediction.jsonl"))
+    record = Record(OUT / ("prediction-together.jsonl" if args.together else "prediction.jsonl"), more=args.more)
     if args.together:
         await all_engines(args, config, record)
     for model in [] if args.together else [model for model in config.models if model.backends]:
@@ -312,6 +310,7 @@ def main() -> None:
     parser.add_argument("--profile", metavar="BUDGET", help="measure each engine's profile first, for so long: 90s")
     parser.add_argument("--only", help="names of backends, with commas")
     parser.add_argument("--together", action="store_true")
+    parser.add_argument("--more", action="store_true", help="keep the requests of earlier runs and report on all")
     asyncio.run(run(parser.parse_args()))
 
 
