@@ -16,6 +16,7 @@ _COMMANDS = {
     "plan": "Show the ranked candidates for a request; send nothing.",
     "report": "Show what to run within a deadline, and what the usual advice would have cost.",
     "slo-table": "Ask a running proxy labelled questions under several deadlines; print a table.",
+    "simulate": "Serve a simulated fleet that speaks vLLM's HTTP, timed by profiles.",
     "traces": "Read the trace store.",
 }
 
@@ -49,6 +50,7 @@ def main() -> None:
     from profiler.profile_file import ProfileError
     from profiler.quality_file import QualityError
     from profiler.report import ReportError
+    from profiler.simulation.server import ServerError
     from profiler.tasks import TaskError
     from profiler.verdict import AgreementError
     from proxy.bench import EngineFailed
@@ -57,7 +59,7 @@ def main() -> None:
     from proxy.load_metrics import MetricMissing
     from proxy.trace_store import StoreError
 
-    fleet = (ConfigError, LaunchError, StoreError, EngineFailed, EngineShared, MetricMissing)
+    fleet = (ConfigError, LaunchError, StoreError, EngineFailed, EngineShared, MetricMissing, ServerError)
     known = (*fleet, FitError, ProfileError, QualityError, TaskError, AgreementError, ReportError)
     try:
         cli(standalone_mode=False)
