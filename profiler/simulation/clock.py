@@ -25,14 +25,6 @@ class Clock(Protocol):
     def at(self, when_s: float, event: Event) -> Alarm: ...
 
 
-class LoopClock:
-    """The clock of an asyncio loop: the wall's, or virtual where the loop is a `loop.VirtualLoop`."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.now = loop.time
-        self.at = loop.call_at
-
-
 class _Due:
     __slots__ = ("event",)
 
@@ -41,6 +33,46 @@ class _Due:
 
     def cancel(self) -> None:
         self.event = None
+
+
+class LoopClock:
+    """The clock of an asyncio loop: the wall's, or virtual where the loop is a `loop.VirtualLoop`. One loop timer for
+    all events: a heap of tuples is cheaper than the loop's own of objects."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.now = loop.time
+        self._due: list[tuple[float, int, _Due]] = []
+        self._order = count()
+        self._armed_s = float("inf")
+
+    def at(self, when_s: float, event: Event) -> _Due:
+        due = _Due(event)
+        heapq.heappush(self._due, (when_s, next(self._order), due))
+        if when_s < self._armed_s:
+            self._arm(when_s)
+        return due
+
+    def _arm(self, when_s: float) -> None:
+        self._armed_s = when_s
+        self._loop.call_at(when_s, self._wake, when_s)
+
+    def _wake(self, armed_s: float) -> None:
+        if armed_s != self._armed_s:  # a later timer than the one that was set since
+            return
+        due, now = self._due, max(self._loop.time(), armed_s)
+        self._armed_s = float("-inf")  # events that are set meanwhile need no timer: the end of this sees to them
+        try:
+            while due and due[0][0] <= now:
+                event = heapq.heappop(due)[2].event
+                if event is not None:
+                    event()
+        finally:
+            self._armed_s = float("inf")
+            while due and due[0][2].event is None:
+                heapq.heappop(due)
+            if due:
+                self._arm(due[0][0])
 
 
 class VirtualClock:

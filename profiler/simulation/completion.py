@@ -88,7 +88,8 @@ class Completion:
     ) -> None:
         self._backend, self._asked, self._reply, self.choices = backend, asked, reply, choices
         self._identity = identity
-        self._left = len(choices)
+        self._left, self._sent = len(choices), 0
+        self._prompt_tokens = sum(question.prompt.tokens for question in asked.questions)
         self._writer = (
             vllm_text.StreamWriter(identity, backend.created, backend.model, chat=asked.chat) if asked.stream else None
         )
@@ -141,13 +142,13 @@ class Completion:
     def _told(self, choice: Choice, tokens: int, last: bool) -> None:
         if self.over:
             return
-        if self._writer is not None:
-            self._stream(choice, tokens, last=last)
         if last:
             choice.ended = True
             self._left -= 1
-            if not self._left:
-                self._finish()
+        if self._writer is not None:
+            self._stream(choice, tokens, last=last)
+        if not self._left:
+            self._finish()
 
     def _stream(self, choice: Choice, tokens: int, *, last: bool) -> None:
         writer, asked = self._writer, self._asked
@@ -156,12 +157,16 @@ class Completion:
         if not choice.sent:
             data = writer.role(choice.index, self._usage(0) if asked.usage_always else None)
         piece = self._piece(choice, tokens, last=last)
-        counted = self._usage(self._sent()) if asked.usage_always else None
-        self._send(data + writer.piece(piece, counted))
+        counted = self._usage(self._sent) if asked.usage_always else None
+        data += writer.piece(piece, counted)
+        if not self._left:  # the stream's end leaves with the last chunk, as vLLM's do within a turn of its loop
+            data += (writer.usage(self._usage(self._sent)) if asked.usage_at_end else b"") + vllm_text.DONE
+        self._send(data)
 
     def _piece(self, choice: Choice, tokens: int, *, last: bool) -> Piece:
         begin = choice.sent
         text = choice.take(tokens)
+        self._sent += tokens - begin
         logprobs = self._logprobs(choice, begin, tokens)
         choice.chars += len(text)
         if not last:
@@ -177,11 +182,8 @@ class Completion:
             return {"content": chat_logprobs(pieces, begin, choice.seed, top)}
         return completion_logprobs(pieces, begin, choice.chars, choice.seed, top)
 
-    def _sent(self) -> int:
-        return sum(choice.sent for choice in self.choices)
-
     def _usage(self, completion_tokens: int) -> Usage:
-        return Usage(sum(question.prompt.tokens for question in self._asked.questions), completion_tokens)
+        return Usage(self._prompt_tokens, completion_tokens)
 
     # -- bytes --
 
@@ -209,22 +211,17 @@ class Completion:
                 self.break_off()
                 return
             pieces = [self._piece(choice, choice.tokens, last=True) for choice in self.choices]
-            usage, created = self._usage(self._sent()), self._backend.created
+            usage, created = self._usage(self._sent), self._backend.created
             self._end()
             body = vllm_text.whole(self._identity, created, self._backend.model, pieces, usage, chat=self._asked.chat)
             self._reply.whole(200, JSON, body)
             return
-        end = vllm_text.DONE
-        if self._asked.usage_at_end:
-            end = self._writer.usage(self._usage(self._sent())) + end
-        self._send(end)
-        if not self.over:
-            self._end()
-            self._reply.end()
+        self._end()
+        self._reply.finish()
 
     def _end(self) -> None:
         self.over = True
-        self._backend.running.discard(self)
+        self._backend.running.pop(self, None)
         for choice in self.choices:
             generation, choice.generation = choice.generation, None  # which knows us: leave no cycle behind
             if generation is not None:

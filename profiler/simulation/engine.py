@@ -135,7 +135,7 @@ class Engine:
         self._reset()
 
     def _reset(self) -> None:
-        self._arriving: set[Generation] = set()  # that the host is taking in
+        self._arriving: dict[Generation, None] = {}  # that the host is taking in
         self.waiting: deque[Generation] = deque()
         self._running: dict[Generation, None] = {}  # in order of admission: prefilling ones, then decoding, mixed
         self._prefilling: deque[Generation] = deque()
@@ -178,7 +178,7 @@ class Engine:
         cached_s = pace * step.p_cached_s * prompt.tokens if self._host_has_seen(prompt) else 0.0
         begins_s = max(now, self._host_free_s)
         self._host_free_s = begins_s + pace * step.p_branch_s + cached_s
-        self._arriving.add(generation)
+        self._arriving[generation] = None
         self.counters.prompts += 1
         self.counters.prompt_tokens += prompt.tokens
         self._clock.at(begins_s + pace * step.p0_s + cached_s, lambda: self._taken_in(generation))
@@ -242,7 +242,7 @@ class Engine:
         return seen
 
     def _taken_in(self, generation: Generation) -> None:
-        self._arriving.discard(generation)
+        self._arriving.pop(generation, None)
         if generation.state == "cancelled":
             return
         generation.state = "waiting"

@@ -122,7 +122,7 @@ class _Connection(asyncio.Protocol):
     def chunk(self, data: bytes) -> None:
         self._write(b"%x\r\n%b\r\n" % (len(data), data))
 
-    def end(self) -> None:
+    def finish(self) -> None:
         self._write(b"0\r\n\r\n")
         self._done()
 

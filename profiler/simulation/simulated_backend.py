@@ -27,7 +27,7 @@ _REMEMBERED_BODIES = 256
 
 
 class Reply(Protocol):
-    """Where an answer goes: `whole`, or `start` and then chunks and `end`; `cut` breaks the connection instead."""
+    """Where an answer goes: `whole`, or `start` and then chunks and `finish`; `cut` breaks the connection instead."""
 
     def whole(self, status: int, content_type: bytes, body: bytes) -> None: ...
 
@@ -35,7 +35,7 @@ class Reply(Protocol):
 
     def chunk(self, data: bytes) -> None: ...
 
-    def end(self) -> None: ...
+    def finish(self) -> None: ...
 
     def cut(self) -> None: ...
 
@@ -61,7 +61,7 @@ class SimulatedBackend:
         self.engine = Engine(spec, clock)
         self.faults = Faults()
         self.on_dead: Callable[[bool], None] | None = None
-        self.running: set[Completion] = set()
+        self.running: dict[Completion, None] = {}  # in order: faults are deterministic, too
         self._peers = peers if peers is not None else {name: self}
         self._answers = answers
         self._vocabulary = Vocabulary()
@@ -142,7 +142,7 @@ class SimulatedBackend:
         self._count += 1
         identity = f"{'chatcmpl' if asked.chat else 'cmpl'}-{self.name}-{self._count:x}"
         completion = Completion(self, asked, identity, reply, self._choices(asked))
-        self.running.add(completion)
+        self.running[completion] = None
         try:
             completion.start(few_chunks=few_chunks)
         except QueueFull:
