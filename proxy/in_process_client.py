@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 
 from proxy.asgi import Scope
-from proxy.handler import Handler
+from proxy.handler import Handler, _BreakConnection
 from proxy.server_protocol import EXTENSION, Client, ServerProtocol, Watch
 from proxy.upstream.connection import Headers
 
@@ -136,8 +136,6 @@ async def ask(
     scope: Scope = {"method": "POST", "path": path, "headers": [length, *lines], "extensions": {EXTENSION: client}}
     try:
         await handler(scope, client.receive, client.send)
-    except Exception as error:
-        if type(error).__name__ != "_BreakConnection":  # the handler's way to say that the answer is not whole
-            raise
+    except _BreakConnection:
         client.answer.broken = True
     return client.answer

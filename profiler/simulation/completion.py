@@ -52,7 +52,9 @@ class Choice:
         """The first stop string in the text ends it, once `min_tokens` are there."""
         text = self.text.slice(0, self.tokens)
         allowed_from = len(self.text.slice(0, min(asked.min_tokens, self.tokens)))
-        found = [(at, stop) for stop in asked.stop if (at := text.find(stop, max(0, allowed_from - len(stop) + 1))) >= 0]
+        found = [
+            (at, stop) for stop in asked.stop if (at := text.find(stop, max(0, allowed_from - len(stop) + 1))) >= 0
+        ]
         if not found:
             return
         at, stop = min(found)
@@ -226,5 +228,3 @@ class Completion:
             generation, choice.generation = choice.generation, None  # which knows us: leave no cycle behind
             if generation is not None:
                 generation.cancel()
-
-

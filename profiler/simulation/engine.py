@@ -130,6 +130,7 @@ class Engine:
         self._per_step = spec.acceptance_length if spec.draft_tokens else 1.0
         self._g_s: dict[int, float] = {}
         self._host_free_s = 0.0
+        self._waking = False
         self._host_knows: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._order = count()
         self._reset()
@@ -248,9 +249,16 @@ class Engine:
         generation.state = "waiting"
         self.waiting.append(generation)
         if self._stretch is None:
-            self._plan(self._clock.now())
+            if not self._waking:  # after all that come at this very moment
+                self._waking = True
+                self._clock.at(self._clock.now(), self._wake)
         elif len(self._running) - len(self._doomed) < self.spec.max_num_seqs:
             self._interrupt()
+
+    def _wake(self) -> None:
+        self._waking = False
+        if self._stretch is None:
+            self._plan(self._clock.now())
 
     # -- stepping --
 
@@ -361,6 +369,7 @@ class Engine:
         chunks, computing_s = self._chunks()
         if not self._running:
             return
+        self.memory.make_room(self._own_memory(self._steps))
         step, pace = self.spec.step_time, self.pace.at(now)
         decoding = self._decoding
         base_s = growth_s = 0.0
@@ -432,7 +441,6 @@ class Engine:
         self.memory.take(generation.prompt)
         self._tails += self.memory.own_of(generation.prompt)
         self._ahead += before
-        self.memory.make_room(own + needed)
         self._running[generation] = None
         self._prefilling.append(generation)
         return generation

@@ -232,5 +232,3 @@ class SimulatedBackend:
 class _Detokenize(msgspec.Struct):
     tokens: list[int]
     model: str | None = None
-
-
