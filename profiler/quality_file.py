@@ -51,11 +51,13 @@ class StoredQuestion(msgspec.Struct, frozen=True):
     samples: list[StoredSample]
 
 
-class Curve(msgspec.Struct, frozen=True):
+class Curve(msgspec.Struct, frozen=True, omit_defaults=True):
     """One strategy setting. `accuracy_lower`: 5th percentile of the bootstrap over questions.
 
     `lengths`: draws of the setting's work, each the tokens of every branch until the decision, ascending; the draws are
-    ordered by the last.
+    ordered by the last. `later`: per further wave the same of its branches, draw by draw (0: not started). `aside_s`:
+    seconds that else are waited for, on average. `runs`: answered requests that it was measured on, where it was not
+    derived from stored samples.
     """
 
     strategy: str
@@ -64,6 +66,9 @@ class Curve(msgspec.Struct, frozen=True):
     accuracy: float
     accuracy_lower: float
     lengths: list[list[int]]
+    later: list[list[list[int]]] = []
+    aside_s: float = 0.0
+    runs: int = 0
 
 
 class Quality(msgspec.Struct, frozen=True):

@@ -94,6 +94,6 @@ def settings(pool: list[StoredQuestion], registry: Registry) -> Iterator[tuple[s
     for strategy in registry:
         for params in strategy.grid():
             shape = strategy(params).shape()
-            if shape.branches <= max(room, 1):
+            if shape.votes and shape.branches <= max(room, 1):
                 yield strategy.name, params.model_dump(), shape, False
     yield "none", {}, registry.build("none", {}).shape(), True

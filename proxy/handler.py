@@ -40,8 +40,7 @@ class Handler:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Not the loop's clock, which uvloop keeps in whole milliseconds; both count from the same start.
-        arrived_at = time.monotonic()
+        arrived_at = self._service.clock()
         headers: Headers = scope["headers"]
         trace_id, request_id = ids(headers)
         trace = Trace(trace_id, round(time.time(), 6), scope["path"], request_id if request_id != trace_id else None)
@@ -72,7 +71,7 @@ class Handler:
                 internal = UpstreamFailed("The proxy failed to handle the request; its log says why.")
                 await send_error(client, internal, [(b"x-request-id", request_id.encode())])
         finally:
-            trace.latency_ms = round((time.monotonic() - arrived_at) * 1e3, 3)
+            trace.latency_ms = round((self._service.clock() - arrived_at) * 1e3, 3)
             known = trace.model if trace.model in self._service.catalog.choices else "unknown"
             self._service.metrics.observe(trace, known or "unknown")
             finish = exchange.finish if exchange is not None else None

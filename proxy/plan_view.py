@@ -60,7 +60,8 @@ def _row(plan: Plan, limits: tuple[str, ...]) -> dict[str, Any]:
 def _ledgers(plan: Plan) -> dict[str, Any]:
     """What the plan is expected to cost in each account, at its median latency; congestion is what others pay."""
     expected, backend = plan.predicted, plan.backend
-    of_plan = ledgers.of_request(backend, expected.gpu_seconds, expected.median_ms / 1e3, round(expected.tokens))
+    part = ledgers.Part(backend, expected.gpu_seconds, expected.median_ms / 1e3, round(expected.tokens))
+    of_plan = ledgers.of_request([part])
     accounts = {**asdict(of_plan), "congestion": ledgers.of_gpu_seconds(backend, expected.congestion_gpu_seconds)}
     return {name: asdict(amount) if isinstance(amount, ledgers.Amount) else amount for name, amount in accounts.items()}
 
