@@ -87,8 +87,8 @@ def markdown(runs: Sequence[Run]) -> str:
     single = next((row for row in found if row.strategy == "none" and not row.greedy), None)
     voting = [row for row in found if row.strategy in (VOTING, "none") and not row.greedy]
     lines = [
-        "| strategy | runs | accuracy (95% interval) | p50, ms | p95, ms | tokens | US$ per 1,000 | against one sample | "
-        "against voting at equal cost |",
+        "| strategy | runs | accuracy (95% interval) | p50, ms | p95, ms | tokens | US$ per 1,000 "
+        "| against one sample | against voting at equal cost |",
         "|---|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in found:
