@@ -25,7 +25,7 @@ def test_an_installed_package_adds_its_strategy(tmp_path: Path) -> None:
         "print(asyncio.run(strategy.run(sampler)).answer, sampler.decided_at_s)\n"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert found.stdout.strip() == "8 30", found.stderr
+    assert found.stdout.strip() == "8 30.0", found.stderr
 
 
 def test_it_is_as_short_as_the_documents_say() -> None:
