@@ -63,7 +63,9 @@ class RateModel:
 def rate_model(registry: Registry, seed: int = 0) -> RateModel:
     """Of the settings of every strategy's grid, sampled, and the greedy `none` last: the order of the prior's table.
     Simulates for about a tenth of a second."""
-    settings = [(strategy, params) for strategy in registry for params in strategy.grid()]
+    settings = [
+        (strategy, params) for strategy in registry for params in strategy.grid() if strategy(params).shape().votes
+    ]
     shapes = [strategy(params).shape() for strategy, params in settings]
     drawn = _draws(max(shape.branches for shape in shapes), seed)
     accuracy, seen, right, decided_over = [], [], [], []

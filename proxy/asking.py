@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.call import Call
+from proxy.capabilities import ENGINE_NEEDS
 from proxy.catalog import Served
 from proxy.controls import Controls
 from proxy.errors import InvalidControl, InvalidRequest
-from proxy.planner import Ask
+from proxy.planner import Ask, Pinned
 from strategies.answers import AnswerKind
 from strategies.base import Need
 from strategies.registry import InvalidParameters, Registry, UnknownStrategy
@@ -30,14 +31,16 @@ def question(call: Call, models: Sequence[Served], registry: Registry, prompt_to
     controls = call.controls
     task = _task(controls, models)
     answers = _answers(call, task, models)
-    pinned = _pinned(controls, registry)
-    note = None
+    pinned = _pinned(controls, models, registry)
+    note, single = None, None
     if pinned is None:
-        note = _single_only(call, answers)
+        single = _single_only(call, answers, models)
+        note = single or (_NO_ANSWERS if answers is None else None)
     else:
-        answers = answers or "math"  # pinned without a task: the last boxed, stated or numeric answer votes
-        _check_needs(call, registry, pinned[0], controls)
-    _check_n(call, pinned, registry, note)
+        answers = answers or ("tools" if call.peek.tools else "math")  # without a task the last stated answer votes
+        _check_needs(call, pinned, models)
+    lacking = _lacking(call, answers)
+    _check_n(call, pinned, single)
     ask = Ask(
         slo=controls.slo,
         task=task,
@@ -48,7 +51,8 @@ def question(call: Call, models: Sequence[Served], registry: Registry, prompt_to
         pinned=pinned,
         n=controls.n if pinned is None else None,
         at_least=call.answers_wanted,
-        single_only=note,
+        single_only=single,
+        lacking=lacking,
     )
     return Question(ask, answers, note)
 
@@ -70,6 +74,8 @@ def _task(controls: Controls, models: Sequence[Served]) -> str | None:
 
 
 def _answers(call: Call, task: str | None, models: Sequence[Served]) -> AnswerKind | None:
+    if call.peek.tools:
+        return "tools"
     kind = (call.peek.response_format or {}).get("type")
     if kind in ("json_object", "json_schema"):
         return "json"
@@ -80,7 +86,24 @@ def _answers(call: Call, task: str | None, models: Sequence[Served]) -> AnswerKi
     return None
 
 
-def _pinned(controls: Controls, registry: Registry) -> tuple[str, dict[str, object]] | None:
+def _scorer(models: Sequence[Served]) -> str:
+    """What best-of-n scores by where the client does not say: the best that the model has."""
+    has = frozenset[Need]().union(*(served.has for served in models))
+    for need, scorer in _SCORERS.items():
+        if need in has:
+            return scorer
+    return "self-certainty"
+
+
+_SCORERS = {
+    Need.REWARD: "reward",
+    Need.PROCESS_REWARD: "process-reward",
+    Need.RERANKER: "reranker",
+    Need.JUDGE: "judge",
+}
+
+
+def _pinned(controls: Controls, models: Sequence[Served], registry: Registry) -> Pinned | None:
     name = controls.pinned
     if name is None:
         return None
@@ -88,6 +111,8 @@ def _pinned(controls: Controls, registry: Registry) -> tuple[str, dict[str, obje
         parameters = dict(controls.params)
         if controls.n is not None:
             parameters = {**parameters, **registry.get(name).pin(controls.n)}
+        if name == "best-of-n" and "scorer" not in parameters:
+            parameters["scorer"] = _scorer(models)
         strategy = registry.build(name, parameters)
     except UnknownStrategy as error:
         raise InvalidControl("x-tts-strategy", str(error)) from error
@@ -95,26 +120,63 @@ def _pinned(controls: Controls, registry: Registry) -> tuple[str, dict[str, obje
         raise InvalidControl(f"tts.{error.parameter}", str(error)) from error
     except ValueError as error:
         raise InvalidControl("x-tts-n", str(error)) from error
-    return name, strategy.params.model_dump()
+    shape = strategy.shape()
+    return Pinned(name, strategy.params.model_dump(), shape.branches, shape.waves, strategy.required())
 
 
-def _single_only(call: Call, answers: AnswerKind | None) -> str | None:
+_NO_ANSWERS = "no task says how answers are compared: nothing to choose among samples by but their scores"
+
+
+def _single_only(call: Call, answers: AnswerKind | None, models: Sequence[Served]) -> str | None:
     if call.peek.tools:
         return "requests with tools run one branch unless a strategy is pinned"
-    if answers is None:
+    if answers is None and not any(served.has & _SCORES for served in models):
         return "no task says how answers are compared: nothing to choose among samples by"
     if call.greedy:
         return "temperature 0: every sample would be the same"
     return None
 
 
-def _check_needs(call: Call, registry: Registry, name: str, controls: Controls) -> None:
-    needs = registry.get(name).needs
+_SCORES = frozenset({Need.REWARD, Need.PROCESS_REWARD, Need.RERANKER, Need.JUDGE})
+_MEANING = {
+    Need.LOGPROBS: "top log probabilities, which no backend of the model gives",
+    Need.CONTINUATION: "generation that goes on from a text, which no backend of the model can",
+    Need.REWARD: "an outcome reward model (`reward_model` with kind outcome), which the model has not",
+    Need.PROCESS_REWARD: "a process reward model (`reward_model` with kind process), which the model has not",
+    Need.RERANKER: "a reranker (`reward_model` with kind reranker), which the model has not",
+    Need.JUDGE: "a judge (`judge` in the configuration), which the model has not",
+    Need.LARGER_MODEL: "a larger model (`larger_model` in the configuration), which the model has not",
+}
+
+
+def _lacking(call: Call, answers: AnswerKind | None) -> frozenset[Need]:
+    """Needs that the request itself does not meet."""
+    lacking = {Need.SAMPLING} if call.greedy else set()
+    if answers is None:
+        lacking.add(Need.ANSWERS)
+    if not call.chat:
+        lacking.add(Need.CHAT)
+    return frozenset(lacking)
+
+
+def _check_needs(call: Call, pinned: Pinned, models: Sequence[Served]) -> None:
+    """Raises InvalidControl, naming the need that nobody meets."""
+    name, needs = pinned.strategy, pinned.needs
     if Need.SAMPLING in needs and call.greedy:
         raise InvalidControl("x-tts-strategy", f"{name} needs sampling; the request's temperature is 0")
+    if Need.CHAT in needs and not call.chat:
+        raise InvalidControl("x-tts-strategy", f"{name} needs a chat; {call.path} has none")
+    for need in sorted(needs & _MEANING.keys()):
+        met = any(
+            need in served.has
+            or (need in ENGINE_NEEDS and any(b.meets([need], unless_known=True) for b in served.backends))
+            for served in models
+        )
+        if not met:
+            raise InvalidControl("x-tts-strategy", f"{name} needs {_MEANING[need]}")
 
 
-def _check_n(call: Call, pinned: tuple[str, dict[str, object]] | None, registry: Registry, note: str | None) -> None:
+def _check_n(call: Call, pinned: Pinned | None, note: str | None) -> None:
     wanted, n = call.answers_wanted, call.controls.n
     if pinned is None and n is not None and n > 1 and note is not None:
         raise InvalidControl("x-tts-n", f"{n} branches cannot run: {note}")
@@ -122,7 +184,7 @@ def _check_n(call: Call, pinned: tuple[str, dict[str, object]] | None, registry:
         raise InvalidControl("x-tts-n", f"{n} branches cannot give the {wanted} answers that `n` asks for")
     if wanted == 1:
         return
-    branches = registry.build(*pinned).shape().branches if pinned else 1 if note is not None else wanted
+    branches = pinned.branches if pinned else 1 if note is not None else wanted
     if branches < wanted:
         raise InvalidRequest(
             f"n: {wanted} answers were asked for, but the strategy runs {branches} branches; raise x-tts-n", param="n"

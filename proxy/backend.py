@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from profiler.profile_file import Profile, wide_prior
 from profiler.verdict import SamplingSetting
+from proxy.capabilities import Capabilities
 from proxy.config import BackendConfig, backend_api_key
 from proxy.correction import Correction
 from proxy.gpu_time import GpuTime
 from proxy.load_metrics import EngineLoad
 from proxy.upstream.pool import Limits, Origin, Pool
 from proxy.upstream.request import RequestHead
+from strategies.base import Need
 
 OTHERS_GAIN = 0.3  # with g, up to 2/g replicas settle; a lasting change is seen by two thirds after three looks
 
@@ -33,7 +35,8 @@ class Health:
 class Backend:
     """`load`: what its last metrics said, others' branches included; `metric_missing`: a name it lacks.
 
-    `disagrees`: settings in which its answers were found to differ from the model's quality table.
+    `disagrees`: settings in which its answers were found to differ from the model's quality table. `capabilities`: None
+    until it was asked.
     """
 
     config: BackendConfig
@@ -49,6 +52,7 @@ class Backend:
     api_key: str | None = None
     tokenizes: bool = True
     disagrees: frozenset[SamplingSetting] = frozenset()
+    capabilities: Capabilities | None = None
 
     @property
     def name(self) -> str:
@@ -84,6 +88,11 @@ class Backend:
         if self.disagrees and ("greedy" if greedy else "sampled") in self.disagrees:
             return "disagrees"
         return None
+
+    def meets(self, needs: Iterable[Need], *, unless_known: bool) -> bool:
+        """Whether the engine can do all that the needs ask of engines."""
+        able = self.capabilities or Capabilities()
+        return all(able.meets(need, unless_known=unless_known) for need in needs)
 
     def head(self, path: str) -> RequestHead:
         """The constant bytes of a request to `path`, built once."""

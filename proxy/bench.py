@@ -43,7 +43,7 @@ class EngineBench:
     ) -> tuple[list[Timing], list[Timing]]:
         """`prompts` come when all `beside` have a first token. Raises EngineFailed."""
         requests = self._completions(beside, beside_output)
-        run = Run(self._backend, requests.__getitem__, None, decide_by=None)
+        run = self._run_of(requests)
         async with run.sample(len(requests)) as arrivals:
             while not all(branch.first_token_at or branch.ended_at for branch in run.branches):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
@@ -100,11 +100,14 @@ class EngineBench:
         return await self._run([request] * count)
 
     async def _run(self, requests: Sequence[bytes]) -> list[BranchStream]:
-        run = Run(self._backend, requests.__getitem__, None, decide_by=None)
+        run = self._run_of(requests)
         async with run.sample(len(requests)) as arrivals:
             async for _ in arrivals:
                 pass
         return self._finished(run)
+
+    def _run_of(self, requests: Sequence[bytes]) -> Run:
+        return Run(self._backend, lambda _, index: (self._backend, requests[index]), None, decide_by=None)
 
     def _finished(self, run: Run) -> list[BranchStream]:
         if run.failed:

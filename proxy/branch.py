@@ -13,9 +13,11 @@ from typing import Literal
 import msgspec
 
 from proxy.backend import Backend
+from proxy.confidence import Confidence
 from proxy.sse import DONE, EventSplitter, EventTooLarge
 from proxy.upstream.connection import Exchange, Headers
 from proxy.upstream.errors import BadResponse, UpstreamError
+from strategies.base import WHOLE, Generation
 
 BranchState = Literal["running", "completed", "truncated", "cancelled", "failed"]
 MAX_ERROR_BODY = 256 * 1024
@@ -73,6 +75,12 @@ class BranchStream:
     score: float | None = None
     answer: str | None = None
     exchange: Exchange | None = None
+    wave = 0  # which of the request's fan-outs it belongs to
+    generation: Generation = WHOLE
+    confidence: Confidence | None = None
+    _told_tokens = 0
+    _every_tokens = 0
+    _on_progress: Callable[[BranchStream], None] | None = None
     _status = 0
     _body = b""
     _done_seen = False
@@ -100,13 +108,31 @@ class BranchStream:
 
     @property
     def text(self) -> str:
-        """As the model wrote it: reasoning that the engine told apart stands in its tags again, so that one rule
-        strips all thinking."""
+        """As the model wrote it, after what it was given to go on from: reasoning that the engine told apart stands in
+        its tags again, so that one rule strips all thinking."""
         content = "".join(self._content)
         if not self._reasoning:
-            return content
-        thinking = f"<think>{''.join(self._reasoning)}"
-        return f"{thinking}</think>{content}" if content else thinking
+            return self.continues + content
+        thinking = f"{self._opening}{''.join(self._reasoning)}"
+        return self.continues + (f"{thinking}</think>{content}" if content else thinking)
+
+    @property
+    def _opening(self) -> str:
+        """The engine swallows the tag, unless the text that is continued has it already."""
+        return "" if self.continues.rpartition("<think>")[1] and "</think>" not in self.continues else "<think>"
+
+    @property
+    def continues(self) -> str:
+        return self.generation.continues
+
+    @property
+    def reasons_apart(self) -> bool:
+        """The engine tells reasoning from content."""
+        return self._reasoning is not None
+
+    def tell_progress(self, every_tokens: int, on_progress: Callable[[BranchStream], None]) -> None:
+        """Call back whenever about so many further tokens have come."""
+        self._every_tokens, self._on_progress = every_tokens, on_progress
 
     def cancel(self) -> None:
         """Close the connection; the branch keeps and pays for what it had."""
@@ -176,6 +202,8 @@ class BranchStream:
         if not chunk.choices:
             return
         choice = chunk.choices[0]
+        if self.confidence is not None:
+            payload = self.confidence.take(payload)
         said = self._read(choice)
         if self.first_token_at is None and (self.completion_tokens or said):
             self.first_token_at = self._clock()
@@ -186,6 +214,9 @@ class BranchStream:
         self.events.append(payload)
         if self._on_event is not None:
             self._on_event(payload)
+        if self._on_progress is not None and self.completion_tokens - self._told_tokens >= self._every_tokens:
+            self._told_tokens = self.completion_tokens
+            self._on_progress(self)
 
     def _read(self, choice: _Choice) -> bool:
         """Keep the chunk's text (one chunk may end the reasoning and begin the content); whether there was any."""
@@ -213,6 +244,7 @@ class BranchStream:
         self.state = state
         self.ended_at = self._clock()
         self.gpu_seconds = self.backend.gpu_time.leave(self.mark)
-        on_over, self._on_over, self._on_event = self._on_over, None, None  # they know us: leave no cycle behind
+        on_over, self._on_over = self._on_over, None  # they know us: leave no cycle behind
+        self._on_event = self._on_progress = None
         if on_over is not None:
             on_over(self)

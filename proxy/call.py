@@ -28,7 +28,10 @@ class Peek(msgspec.Struct):
     tools: list[Any] | None = None
     slo: Any = None
     tts: Any = None
+    optillm_approach: str | None = None
     response_format: dict[str, Any] | None = None
+    logprobs: bool | int | None = None
+    top_logprobs: int | None = None
 
 
 _peek = msgspec.json.Decoder(Peek)
@@ -75,6 +78,41 @@ class Call:
         given = [limit for limit in limits if limit is not None]
         return min(given) if given else None
 
+    @property
+    def top_logprobs(self) -> int | None:
+        """As many candidates per token as the client wants to see; None: no log probabilities at all."""
+        logprobs = self.peek.logprobs
+        if not self.chat:
+            return None if logprobs is None or isinstance(logprobs, bool) else logprobs
+        return (self.peek.top_logprobs or 0) if logprobs else None
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that `response_format` demands."""
+        schema = (self.peek.response_format or {}).get("json_schema")
+        found = schema.get("schema") if isinstance(schema, dict) else None
+        return found if isinstance(found, dict) else None
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The chat, or the prompt as its only message; costs a full parse."""
+        body = self.decoded()
+        if self.chat:
+            found = body.get("messages")
+            if not isinstance(found, list) or not all(isinstance(message, dict) for message in found):
+                raise InvalidRequest("messages: expected a list of messages", param="messages")
+            return found
+        prompt = body.get("prompt")
+        if isinstance(prompt, list) and len(prompt) == 1:
+            prompt = prompt[0]
+        return [{"role": "user", "content": prompt if isinstance(prompt, str) else ""}]
+
+    def question(self) -> str:
+        """The last user message's text, or the prompt."""
+        for message in reversed(self.messages()):
+            if message.get("role") == "user":
+                return _text_of(message.get("content"))
+        return ""
+
     def decoded(self) -> dict[str, Any]:
         """The whole body; costs a full parse."""
         body: dict[str, Any] = _decoded(_whole, self.body)
@@ -85,7 +123,16 @@ class Call:
         members = _decoded(_members, self.body)
         members.pop("slo", None)
         members.pop("tts", None)
+        members.pop("optillm_approach", None)
         return members
+
+
+def _text_of(content: Any) -> str:
+    """Of a message's content: the text, or its text parts."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        return "\n".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
 
 
 def parse(path: str, headers: Headers, body: bytes, defaults: SloDefaults) -> Call:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from math import ceil, log2
 from pathlib import Path
 
@@ -21,11 +21,14 @@ from profiler.quality_sections import AgreementCurve, BudgetCurve
 from profiler.solve_rates import RateModel, rate_model
 from profiler.verdict import SamplingSetting
 from proxy.backend import Backend, open_backend
+from proxy.capabilities import ENGINE_NEEDS
 from proxy.config import BackendConfig, Config, ConfigError, ModelConfig
 from proxy.quality_watch import PriorWatch, QualityWatch, TableWatch, Voted
+from proxy.scoring import KINDS
 from proxy.tokenizer_json import UnsupportedTokenizer
 from proxy.tokens import TokenCounter
 from strategies.answers import AnswerKind
+from strategies.base import SCORER_NEEDS, Need, Scorer
 from strategies.registry import InvalidParameters, Registry
 
 log = logging.getLogger("paretoproxy")
@@ -34,6 +37,7 @@ Clock = Callable[[], float]
 BUCKETS_PER_DOUBLING = 4
 MAX_TABULATED_LOAD = 512
 MAX_CUSTOM_TABLES = 512
+MODEL_NEEDS = frozenset({*SCORER_NEEDS.values(), Need.JUDGE, Need.LARGER_MODEL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ class TaskTable:
 
 @dataclass(slots=True)
 class Served:
-    """One model with its backends, tables and tokenizer."""
+    """One model with its backends, tables and tokenizer, and the models that it may ask: a judge, a larger one, and
+    those that score its answers."""
 
     config: ModelConfig
     backends: list[Backend]
@@ -70,6 +75,11 @@ class Served:
     counter: TokenCounter | None
     percentile: float
     watches: dict[str | None, QualityWatch] = field(default_factory=dict)
+    judge: Served | None = None
+    larger: Served | None = None
+    scorers: dict[Scorer, Backend] = field(default_factory=dict)
+    embedding: Backend | None = None
+    step_token: str | None = None
     gpus: np.ndarray = field(init=False)
     usd_per_gpu_s: np.ndarray = field(init=False)
     max_num_seqs: np.ndarray = field(init=False)
@@ -107,21 +117,58 @@ class Served:
             self._settings[key] = tuple(setting.within(key[1] or None) for setting in table.settings)
         return self._settings[key]
 
+    @property
+    def has(self) -> frozenset[Need]:
+        """The needs that the configuration meets, whatever its engines can."""
+        others = {Need.JUDGE: self.judge, Need.LARGER_MODEL: self.larger}
+        return frozenset(
+            {SCORER_NEEDS[name] for name in self.scorers}
+            | {need for need, model in others.items() if model is not None}
+        )
+
+    @property
+    def met(self) -> frozenset[Need]:
+        """Those of them that are met now: whose models serve."""
+        silent = {SCORER_NEEDS[name] for name, backend in self.scorers.items() if not backend.health.serving}
+        return self.has - silent
+
     def allowed(
-        self, task: str | None, max_tokens: int | None, greedy: bool, single_only: bool, at_least: int
+        self,
+        task: str | None,
+        max_tokens: int | None,
+        greedy: bool,
+        single_only: bool,
+        at_least: int,
+        lacking: frozenset[Need] = frozenset(),
     ) -> np.ndarray:
-        """Which of `settings` a request's nature admits, (settings,)."""
-        key = (self.table(task).task, _bucket(max_tokens), greedy, single_only, at_least)
+        """Which of `settings` a request's nature admits, (settings,). `lacking`: needs that it does not meet itself."""
+        lacking |= MODEL_NEEDS - self.met
+        key = (self.table(task).task, _bucket(max_tokens), greedy, single_only, at_least, lacking)
         if key not in self._allowed:
             self._allowed[key] = np.array(
                 [
                     setting.greedy == greedy
                     and (setting.strategy == "none" or not single_only)
                     and setting.branches >= at_least
+                    and not (setting.needs & lacking)
                     for setting in self.settings(task, max_tokens)
                 ]
             )
         return self._allowed[key]
+
+    def able(self, settings: Sequence[Setting], *, unless_known: bool) -> np.ndarray | None:
+        """Which backends can what each setting needs of engines, (backends, settings); None where all can all."""
+        needs = [setting.needs & ENGINE_NEEDS.keys() for setting in settings]
+        if not any(needs):
+            return None
+        return np.array(
+            [[backend.meets(need, unless_known=unless_known) for need in needs] for backend in self.backends]
+        )
+
+    def fastest(self) -> Backend | None:
+        """The backend on which one branch is predicted to be over first, of those that serve."""
+        serving = [b for b in self.backends if b.health.serving and b.unfit(greedy=False) is None]
+        return min(serving, key=self.single_latency_s, default=None)
 
     def latency(self, task: str | None, max_tokens: int | None) -> LatencyTable:
         """Latencies of `settings` on every backend; milliseconds each the first time, then a look-up."""
@@ -207,13 +254,19 @@ def _bucket(max_tokens: int | None) -> int:
     return ceil(2 ** (ceil(log2(max(1, max_tokens)) * BUCKETS_PER_DOUBLING) / BUCKETS_PER_DOUBLING))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Catalog:
     """All models by the name that clients use; a choice among models lists several."""
 
     served: Mapping[str, Served]
     choices: Mapping[str, tuple[Served, ...]]
     backends: tuple[Backend, ...]
+    pooled: tuple[Backend, ...] = ()
+
+    @cached_property
+    def by_name(self) -> dict[str, Backend]:
+        """Everything that a request may use."""
+        return {backend.name: backend for backend in (*self.backends, *self.pooled)}
 
     def find(self, model: str) -> tuple[Served, ...] | None:
         return self.choices.get(model)
@@ -233,7 +286,20 @@ def build(config: Config, registry: Registry, clock: Clock) -> Catalog:
     }
     choices = {model.name: tuple(served[name] for name in (model.any_of or [model.name])) for model in config.models}
     backends = tuple(backend for model in served.values() for backend in model.backends)
-    return Catalog(served, choices, backends)
+    pooled = {one.name: open_backend(one.as_backend, one.model or one.name, None, clock) for one in config.pooled()}
+    for model in served.values():
+        _introduce(model, served, pooled)
+    return Catalog(served, choices, backends, tuple(pooled.values()))
+
+
+def _introduce(model: Served, served: Mapping[str, Served], pooled: Mapping[str, Backend]) -> None:
+    """The models that it may ask."""
+    config = model.config
+    model.judge = served[config.judge] if config.judge is not None else None
+    model.larger = served[config.larger_model] if config.larger_model is not None else None
+    model.scorers = {KINDS[reward.kind]: pooled[reward.name] for reward in config.reward_model}
+    model.step_token = next((r.step_token for r in config.reward_model if r.kind == "process"), None)
+    model.embedding = pooled[config.embedding_model.name] if config.embedding_model is not None else None
 
 
 def _serve(
@@ -332,6 +398,7 @@ def _prior_settings(registry: Registry) -> tuple[Setting, ...]:
         quality_file.curve(strategy.name, params.model_dump(), strategy(params).shape(), pool, greedy=False)
         for strategy in registry
         for params in strategy.grid()
+        if strategy(params).shape().votes
     ]
     curves.append(quality_file.curve("none", {}, registry.build("none", {}).shape(), pool, greedy=True))
     return tuple(_setting(curve, registry, prior=True) for curve in curves)
@@ -340,6 +407,7 @@ def _prior_settings(registry: Registry) -> tuple[Setting, ...]:
 def _setting(
     curve: quality_file.Curve, registry: Registry, budgets: Sequence[BudgetCurve] = (), *, prior: bool = False
 ) -> Setting:
-    branches = registry.build(curve.strategy, curve.params).shape().branches
+    strategy = registry.build(curve.strategy, curve.params)
+    branches = strategy.shape().branches
     budget = find(budgets, curve.strategy, curve.params, greedy=curve.greedy)
-    return Setting.from_curve(curve, branches, prior=prior, budget=budget)
+    return Setting.from_curve(curve, branches, prior=prior, budget=budget, needs=strategy.required())

@@ -81,6 +81,25 @@ class BackendConfig(_Section):
         return url.rstrip("/")
 
 
+class PooledConfig(_Section):
+    """A model that vLLM serves with `--runner pooling`."""
+
+    name: Name
+    url: str
+    kind: Literal["outcome", "process", "reranker", "embedding"]
+    model: str | None = Field(None, description="as the engine names it; default: the entry's name")
+    step_token: str | None = Field(None, description="what ends a step for a process reward; default: a new line")
+    gpus: float = Field(1, ge=0)
+    gpu_hour_usd: float | None = Field(None, ge=0)
+    api_key_env: str | None = None
+    launch: LaunchConfig | None = None
+
+    @property
+    def as_backend(self) -> BackendConfig:
+        names = ("name", "url", "gpus", "gpu_hour_usd", "api_key_env", "launch")
+        return BackendConfig(**{name: getattr(self, name) for name in names})
+
+
 class ModelConfig(_Section):
     name: Name
     any_of: list[Name] = Field([], description="names of other models: a choice among them, made per request")
@@ -88,9 +107,37 @@ class ModelConfig(_Section):
     quality: dict[str, Path] = {}
     answers: Literal["math", "choice", "json", "text"] | None = None
     tokenizer: Path | None = Field(None, description="folder with tokenizer.json; default: launch.model")
-    reward_model: None = None
-    judge: None = None
+    reward_model: list[PooledConfig] = Field([], description="one, or a list with one of each kind")
+    embedding_model: PooledConfig | None = None
+    judge: Name | None = Field(None, description="name of another model here, which judges this one's answers")
+    larger_model: Name | None = Field(None, description="name of the model to escalate to")
+    compare_text: Literal["embeddings", "judge"] | None = Field(
+        None, description="how answers of kind text are compared; default: as they are written"
+    )
     backends: list[BackendConfig] = []
+
+    @field_validator("reward_model", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return [] if value is None else [value] if isinstance(value, dict) else value
+
+    @property
+    def pooled(self) -> list[PooledConfig]:
+        """Everything that is served by a pooling runner for this model."""
+        return [*self.reward_model, *([self.embedding_model] if self.embedding_model is not None else [])]
+
+    @model_validator(mode="after")
+    def _kinds(self) -> ModelConfig:
+        kinds = [reward.kind for reward in self.reward_model]
+        if "embedding" in kinds:
+            raise ValueError("reward_model: an embedding model stands under `embedding_model`")
+        if len(kinds) > len(set(kinds)):
+            raise ValueError("reward_model: at most one of each kind (outcome, process, reranker)")
+        if self.compare_text == "embeddings" and self.embedding_model is None:
+            raise ValueError("compare_text: embeddings needs an `embedding_model`")
+        if self.compare_text == "judge" and self.judge is None:
+            raise ValueError("compare_text: judge needs a `judge`")
+        return self
 
     @model_validator(mode="after")
     def _either(self) -> ModelConfig:
@@ -111,16 +158,27 @@ class Config(_Section):
     def _names(self) -> Config:
         names = [model.name for model in self.models]
         _no_twins("model", names)
-        _no_twins("backend", [backend.name for backend in self.backends()])
+        pooled = {one.name: one for model in self.models for one in model.pooled}
+        if any(pooled[one.name] != one for model in self.models for one in model.pooled):
+            raise ValueError("two reward or embedding models of one name differ")
+        _no_twins("backend", [*(backend.name for backend in self.backends()), *pooled])
         served = {model.name for model in self.models if model.backends}
         for model in self.models:
             if unknown := set(model.any_of) - served:
                 raise ValueError(f"model {model.name!r}: any_of names {sorted(unknown)}, which have no backends")
+            for key in ("judge", "larger_model"):
+                other = getattr(model, key)
+                if other is not None and (other not in served or other == model.name):
+                    raise ValueError(f"model {model.name!r}: {key} {other!r} is no other model with backends")
         return self
 
     def backends(self) -> Iterator[BackendConfig]:
         for model in self.models:
             yield from model.backends
+
+    def pooled(self) -> list[PooledConfig]:
+        """Reward and embedding models, each once, though several models may share one."""
+        return list({one.name: one for model in self.models for one in model.pooled}.values())
 
 
 def _no_twins(kind: str, names: list[str]) -> None:
@@ -312,7 +370,19 @@ def _resolve_paths(config: Config, folder: Path) -> Config:
         ]
         tokenizer = fix(model.tokenizer) or _launched_folder(backends)
         quality = {task: folder / path for task, path in model.quality.items()}
-        models.append(model.model_copy(update={"backends": backends, "quality": quality, "tokenizer": tokenizer}))
+        rewards = [_resolve_pooled(one, folder) for one in model.reward_model]
+        embedding = model.embedding_model and _resolve_pooled(model.embedding_model, folder)
+        models.append(
+            model.model_copy(
+                update={
+                    "backends": backends,
+                    "quality": quality,
+                    "tokenizer": tokenizer,
+                    "reward_model": rewards,
+                    "embedding_model": embedding,
+                }
+            )
+        )
     return config.model_copy(
         update={
             "server": config.server.model_copy(update={"api_keys": fix(config.server.api_keys)}),
@@ -320,6 +390,10 @@ def _resolve_paths(config: Config, folder: Path) -> Config:
             "models": models,
         }
     )
+
+
+def _resolve_pooled(pooled: PooledConfig, folder: Path) -> PooledConfig:
+    return pooled.model_copy(update={"launch": _resolve_launch(pooled.launch, folder)})
 
 
 def _resolve_launch(launch: LaunchConfig | None, folder: Path) -> LaunchConfig | None:

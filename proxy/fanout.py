@@ -7,59 +7,145 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from proxy.backend import Backend
 from proxy.branch import BranchStream
-from proxy.errors import ClientGone
+from proxy.confidence import Confidence
+from proxy.errors import ClientGone, ProxyError
+from proxy.scoring import Scoring
+from proxy.tool_answer import tool_answer
 from strategies.answers import Grouper
-from strategies.base import Answer, Branch
+from strategies.base import WHOLE, Answer, Branch, Generation, NoScore, Progress, Scorer
 
 FINISHED = ("completed", "truncated")
+E = TypeVar("E")
+T = TypeVar("T")
+
+
+class Requests(Protocol):
+    """Where a generation of the request goes, and its bytes."""
+
+    def __call__(self, generation: Generation, index: int) -> tuple[Backend, bytes]:
+        """`index`: of the branch. Raises ProxyError where nobody can serve it."""
+        ...
+
+
+class _Open(Protocol):
+    """What a request waits for."""
+
+    def abandon(self) -> None: ...
 
 
 class Run:
     """One plan being executed: the `strategies.Context` of its strategy, and the record of all that it did.
 
     `decide_by`: loop time at which arrivals end; None: no deadline. `on_event` gets the payloads of a lone branch
-    as they come, `on_answer` each finished branch's answer.
+    as they come, `on_answer` each finished branch's answer. `top_logprobs`: the client's own.
     """
 
     def __init__(
         self,
         backend: Backend,
-        requests: Callable[[int], bytes],
+        requests: Requests,
         grouper: Grouper | None,
         *,
         decide_by: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        scoring: Scoring | None = None,
+        question: Callable[[], str] = str,
+        max_tokens: int | None = None,
+        top_logprobs: int | None = None,
         on_event: Callable[[bytes], None] | None = None,
         on_answer: Callable[[Answer | None], None] | None = None,
     ) -> None:
         self.backend = backend
         self.branches: list[BranchStream] = []
         self.cut_by_deadline = False
+        self.waves = 0
+        self.notes: list[str] = []
+        self.scoring = scoring
         self._requests = requests
         self._grouper = grouper
         self._decide_by = decide_by
+        self._clock = clock
+        self._question = question
+        self._max_tokens = max_tokens
+        self._top_logprobs = top_logprobs
         self._on_event = on_event
         self._on_answer = on_answer
         self._loop = asyncio.get_running_loop()
-        self._open: set[FanOut] = set()
+        self._open: set[_Open] = set()
         self._client_gone = False
 
-    def sample(self, count: int) -> FanOut:
-        return FanOut(self, count)
+    # -- strategies.Context --
+
+    @property
+    def question(self) -> str:
+        return self._question()
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self._max_tokens
+
+    @property
+    def out_of_time(self) -> bool:
+        return self._decide_by is not None and self._loop.time() >= self._decide_by
+
+    def sample(self, what: int | Sequence[Generation]) -> FanOut[Branch]:
+        return FanOut(self, _generations(what))
+
+    def watch(self, what: int | Sequence[Generation], every_tokens: int) -> FanOut[Branch | Progress]:
+        return FanOut(self, _generations(what), every_tokens)
 
     async def answer(self, branch: Branch) -> Answer | None:
         if self._grouper is None:
             return None
-        found = await self._grouper.group(branch.text)
+        stream = self.branches[branch.index]
+        text = tool_answer(stream.events) if self._grouper.kind == "tools" else None
+        found = await self._grouper.group(text or branch.text)
         if found is not None:
-            self.branches[branch.index].answer = found.text
+            stream.answer = found.text
         if self._on_answer is not None:
             self._on_answer(found)
         return found
+
+    async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
+        if self.scoring is None:
+            raise NoScore("the model has no reward model")
+        return await self._aside(self.scoring.score(texts, by))
+
+    async def similarity(self, texts: Sequence[str]) -> list[list[float]] | None:
+        if self.scoring is None or not self.scoring.embeds:
+            return None
+        try:
+            return await self._aside(self.scoring.similarity(texts))
+        except NoScore:
+            return None
+
+    async def _aside(self, work: Coroutine[Any, Any, T]) -> T:
+        """Work that is no branch, until it is done, the deadline comes (NoScore), or the client leaves."""
+        task = self._loop.create_task(work)
+        aside = _Aside(task)
+        self._open.add(aside)
+        try:
+            async with asyncio.timeout_at(self._decide_by):
+                return await task
+        except TimeoutError:
+            self.cut_by_deadline = True
+            raise NoScore("the deadline came before the scores") from None
+        except asyncio.CancelledError:
+            if self._client_gone:
+                raise ClientGone from None
+            raise
+        finally:
+            self._open.discard(aside)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # -- the proxy's side --
 
     def client_gone(self) -> None:
         """Cancel every branch now and make the waiting strategy raise ClientGone."""
@@ -81,34 +167,68 @@ class Run:
         return [branch for branch in self.branches if branch.state == "failed"]
 
 
-class FanOut:
-    """Async context manager and iterator over finished branches. No task per branch: sockets call back into it."""
+class _Aside:
+    """What `Run._open` holds for work that is no fan-out."""
 
-    def __init__(self, run: Run, count: int) -> None:
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+
+    def abandon(self) -> None:
+        self._task.cancel()
+
+
+def _generations(what: int | Sequence[Generation]) -> Sequence[Generation]:
+    return (WHOLE,) * what if isinstance(what, int) else what
+
+
+class FanOut(Generic[E]):
+    """Async context manager and iterator over finished branches, and, where asked for, over the progress of those that
+    run. No task per branch: sockets call back into it."""
+
+    def __init__(self, run: Run, generations: Sequence[Generation], every_tokens: int = 0) -> None:
         self._run = run
-        self._count = count
+        self._generations = generations
+        self._every_tokens = every_tokens
         self._arrived: deque[BranchStream] = deque()
+        self._progressed: dict[int, BranchStream] = {}  # insertion order is the order of time
         self._pending = 0
-        self._mine: list[BranchStream] = []
+        self._mine: dict[int, tuple[int, BranchStream]] = {}  # by index: the place among the generations
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False
 
-    async def __aenter__(self) -> AsyncIterator[Branch]:
+    async def __aenter__(self) -> Self:
         run = self._run
         if run._client_gone:
             raise ClientGone
+        if run.out_of_time:  # nothing would arrive: nothing is spent
+            run.cut_by_deadline = self._ended = True
+            return self
         run._open.add(self)
+        run.waves += 1
         if run._decide_by is not None:
             self._timer = run._loop.call_at(run._decide_by, self._deadline)
-        clock, pool = time.monotonic, run.backend.pool
-        for _ in range(self._count):
-            branch = BranchStream(len(run.branches), run.backend, clock, self._branch_over, run._on_event)
-            run.branches.append(branch)
-            self._mine.append(branch)
-            self._pending += 1
-            branch.exchange = pool.send(run._requests(branch.index), branch)
+        for place, generation in enumerate(self._generations):
+            try:
+                backend, request = run._requests(generation, len(run.branches))
+            except ProxyError as error:
+                run.notes.append(error.message)
+                continue
+            self._start(place, generation, backend, request)
         return self
+
+    def _start(self, place: int, generation: Generation, backend: Backend, request: bytes) -> None:
+        run = self._run
+        branch = BranchStream(len(run.branches), backend, run._clock, self._branch_over, run._on_event)
+        branch.wave, branch.generation = run.waves, generation
+        if generation.confidence:
+            branch.confidence = Confidence(run._top_logprobs)
+        if self._every_tokens:
+            branch.tell_progress(self._every_tokens, self._branch_progressed)
+        run.branches.append(branch)
+        self._mine[branch.index] = place, branch
+        self._pending += 1
+        branch.exchange = backend.pool.send(request, branch)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -116,39 +236,67 @@ class FanOut:
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
-        for branch in self._mine:
+        for _, branch in self._mine.values():
             branch.cancel()
         self._run._open.discard(self)
+        self._mine.clear()
 
-    def __aiter__(self) -> AsyncIterator[Branch]:
+    def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Branch:
-        while not self._arrived:
+    async def __anext__(self) -> E:
+        while not self._arrived and not self._progressed:
             if self._run._client_gone:
                 raise ClientGone
             if self._ended or self._pending == 0:
                 raise StopAsyncIteration
             self._waiter = self._run._loop.create_future()
             await self._waiter
-        stream = self._arrived.popleft()
-        return Branch(stream.index, stream.text, stream.completion_tokens, stream.finish_reason)
+        return cast(E, self._next())
+
+    def _next(self) -> Branch | Progress:
+        if self._arrived:
+            stream = self._arrived.popleft()
+            confidence = stream.confidence.per_token if stream.confidence is not None else ()
+            return Branch(
+                stream.index,
+                stream.text,
+                stream.completion_tokens,
+                stream.finish_reason,
+                confidence,
+                self._mine[stream.index][0],
+            )
+        stream = self._progressed.pop(next(iter(self._progressed)))
+        told = tuple(stream.confidence.per_token) if stream.confidence is not None else ()
+        return Progress(stream.index, stream.text, stream.completion_tokens, told, self._mine[stream.index][0])
+
+    def drop(self, index: int) -> None:
+        """Cancel a branch: it arrives no more."""
+        self._mine[index][1].cancel()
+        self._progressed.pop(index, None)
 
     def abandon(self) -> None:
         """The client has gone: wake whoever waits."""
         self._arrived.clear()
+        self._progressed.clear()
         self._wake()
 
     def _branch_over(self, stream: BranchStream) -> None:
         self._pending -= 1
+        self._progressed.pop(stream.index, None)
         if stream.state in FINISHED:
             self._arrived.append(stream)
+        self._wake()
+
+    def _branch_progressed(self, stream: BranchStream) -> None:
+        self._progressed[stream.index] = stream
         self._wake()
 
     def _deadline(self) -> None:
         if self._pending:
             self._run.cut_by_deadline = True
             self._ended = True
+            self._progressed.clear()
             self._wake()
 
     def _wake(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 
+from proxy.aliases import named
 from proxy.asgi import Receive, Scope, Send, read_body, send_error
 from proxy.authorization import authorize
 from proxy.call import Call, parse
@@ -16,7 +17,6 @@ from proxy.errors import (
     InvalidControl,
     MethodNotAllowed,
     ProxyError,
-    UnknownModel,
     UpstreamFailed,
 )
 from proxy.passing import pass_through
@@ -40,8 +40,7 @@ class Handler:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Not the loop's clock, which uvloop keeps in whole milliseconds; both count from the same start.
-        arrived_at = time.monotonic()
+        arrived_at = self._service.clock()
         headers: Headers = scope["headers"]
         trace_id, request_id = ids(headers)
         trace = Trace(trace_id, round(time.time(), 6), scope["path"], request_id if request_id != trace_id else None)
@@ -72,7 +71,7 @@ class Handler:
                 internal = UpstreamFailed("The proxy failed to handle the request; its log says why.")
                 await send_error(client, internal, [(b"x-request-id", request_id.encode())])
         finally:
-            trace.latency_ms = round((time.monotonic() - arrived_at) * 1e3, 3)
+            trace.latency_ms = round((self._service.clock() - arrived_at) * 1e3, 3)
             known = trace.model if trace.model in self._service.catalog.choices else "unknown"
             self._service.metrics.observe(trace, known or "unknown")
             finish = exchange.finish if exchange is not None else None
@@ -84,9 +83,8 @@ class Handler:
     async def _dispatch(self, exchange: Exchange) -> None:
         call, trace = exchange.call, exchange.trace
         trace.model, trace.stream = call.model, call.stream
-        models = self._service.catalog.find(call.model)
-        if models is None:
-            raise UnknownModel(call.model, self._service.catalog.names)
+        exchange.call, models = named(call, self._service.catalog)
+        call, trace.model = exchange.call, exchange.call.model
         if not _scaled(call.controls):
             await pass_through(self._service, exchange, models)
             return

@@ -103,6 +103,7 @@ def specs(config: Config, python: str, log_folder: Path, machine: Machine) -> li
         for backend in model.backends
         if backend.launch and backend.name not in left_out
     ]
+    launched += [(one.model or one.name, one.as_backend) for one in config.pooled() if one.launch]
     if not launched:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise LaunchError(why or "no backend in the configuration has a `launch` section; `up` has nothing to start")

@@ -5,6 +5,7 @@ never zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -34,21 +35,45 @@ class Ledgers(msgspec.Struct, frozen=True):
     paper_cost_per_token: float | None
 
 
-def of_request(backend: Backend | None, attributed_gpu_s: float, wall_s: float, tokens: int) -> Ledgers:
-    """`attributed_gpu_s`: the branches' shares, losers included; `wall_s`: from the first branch's start to the
-    last's end."""
-    if backend is None:
+class Part(NamedTuple):
+    """What a request did on one backend. `attributed_gpu_s`: its branches' shares, losers included; `wall_s`: from the
+    first one's start to the last one's end; `tokens`: generated."""
+
+    backend: Backend
+    attributed_gpu_s: float
+    wall_s: float
+    tokens: int
+
+
+def of_request(parts: Sequence[Part]) -> Ledgers:
+    """Summed over the backends that the request used."""
+    if not parts:
         return Ledgers(_UNUSED, _UNUSED, _UNUSED, _UNUSED, None)
-    config, profile = backend.config, backend.profile
-    gpus, price = config.gpus, config.gpu_hour_usd
-    exclusive_gpu_s = gpus * wall_s
+    exclusive_gpu_s = sum(part.backend.config.gpus * part.wall_s for part in parts)
+    tokens = sum(part.tokens for part in parts)
     return Ledgers(
-        attributed=_priced(attributed_gpu_s, price),
-        exclusive=_priced(exclusive_gpu_s, price),
-        marginal=_NO_PROFILE if profile.assumed else _priced(gpus * profile.token_time.mean_slope_s * tokens, price),
+        attributed=_sum([_priced(part.attributed_gpu_s, part.backend.config.gpu_hour_usd) for part in parts]),
+        exclusive=_sum([_priced(p.backend.config.gpus * p.wall_s, p.backend.config.gpu_hour_usd) for p in parts]),
+        marginal=_sum([_marginal(part) for part in parts if part.tokens or len(parts) == 1]),
         billed=_NOT_BILLED,
         paper_cost_per_token=round(exclusive_gpu_s / tokens, 12) if tokens else None,
     )
+
+
+def _marginal(part: Part) -> Amount:
+    config, profile = part.backend.config, part.backend.profile
+    if profile.assumed:
+        return _NO_PROFILE
+    return _priced(config.gpus * profile.token_time.mean_slope_s * part.tokens, config.gpu_hour_usd)
+
+
+def _sum(amounts: Sequence[Amount]) -> Amount:
+    """Null, with the first reason, as soon as one is."""
+    if len(amounts) == 1:
+        return amounts[0]
+    seconds, usd = total([a.gpu_seconds for a in amounts]), total([a.usd for a in amounts])
+    reason = next((amount.reason for amount in amounts if amount.reason is not None), None)
+    return Amount(None if seconds is None else round(seconds, 9), usd, reason)
 
 
 def of_gpu_seconds(backend: Backend, gpu_seconds: float) -> Amount:

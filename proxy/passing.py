@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from random import Random
 
@@ -44,7 +43,7 @@ async def pass_through(service: Service, exchange: Exchange, models: Sequence[Se
         if not call.stream:
             extra.append((b"x-slo-status", b"none"))
         try:
-            await _metered(service.metrics, backend, exchange, request, extra, may_retry=bool(candidates))
+            await _metered(service, backend, exchange, request, extra, may_retry=bool(candidates))
             return
         except NothingSent as error:
             last = f"{backend.name}: {error}"
@@ -75,7 +74,7 @@ def _plan(served: Served, backend: Backend, considered: int) -> PlanTrace:
 
 
 async def _metered(
-    metrics: Metrics,
+    service: Service,
     backend: Backend,
     exchange: Exchange,
     request: bytes,
@@ -84,7 +83,7 @@ async def _metered(
     may_retry: bool,
 ) -> None:
     """One attempt, with its branch in the trace whatever becomes of it."""
-    clock, trace = time.monotonic, exchange.trace
+    clock, trace = service.clock, exchange.trace
     started, mark = clock(), backend.gpu_time.enter()
     outcome, error, sink = "failed", None, None
     try:
@@ -110,7 +109,7 @@ async def _metered(
             error=error,
         )
         trace.branches.append(branch)
-        exchange.finish = _Finish(backend, sink, ended - started, metrics)
+        exchange.finish = _Finish(backend, sink, ended - started, service.metrics)
 
 
 class _Finish:
@@ -135,7 +134,8 @@ class _Finish:
             trace.prompt_tokens += row.prompt_tokens
             trace.completion_tokens += row.completion_tokens
             gpu_seconds += row.gpu_seconds
-        trace.ledgers = ledgers.of_request(self._backend, gpu_seconds, self._wall_s, trace.completion_tokens)
+        part = ledgers.Part(self._backend, gpu_seconds, self._wall_s, trace.completion_tokens)
+        trace.ledgers = ledgers.of_request([part])
         self._metrics.count_tokens(trace)
 
 

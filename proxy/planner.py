@@ -9,7 +9,7 @@ the plan says so. Among plans that are as good, chance decides where the caller 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -17,19 +17,32 @@ import numpy as np
 
 from profiler.prediction import LatencyTable, Setting
 from proxy.backend import Backend
-from proxy.catalog import Served
+from proxy.catalog import MODEL_NEEDS, Served
 from proxy.controls import Slo
 from proxy.ties import LATENCY_TIE, one_of
+from strategies.base import Need
 
 QUALITY_TIE = 0.005  # half a point of accuracy is not worth paying for
+MOST_WAVES = 16  # of a pinned strategy that was never measured
 COST_TIE = 0.02  # less is beyond what a profile can tell
 OVERFLOWS = 1e6  # an engine's queue: given up last of all
 CANNOT_TELL = 1e3  # over the limit, as a log ratio, where it is unknown by how much; finite: other limits still count
 
 
 @dataclass(frozen=True, slots=True)
+class Pinned:
+    """What the client fixed: a strategy with its parameters, and what that means for who can run it."""
+
+    strategy: str
+    params: dict[str, Any]
+    branches: int
+    waves: int = 1
+    needs: frozenset[Need] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
-    """What the planner needs to know of a request. `pinned`: (strategy, its parameters) fixed by the client."""
+    """What the planner needs to know of a request. `lacking`: needs that the request itself does not meet."""
 
     slo: Slo
     task: str | None
@@ -37,10 +50,11 @@ class Ask:
     max_tokens: int | None
     greedy: bool
     stream: bool = False
-    pinned: tuple[str, dict[str, Any]] | None = None
+    pinned: Pinned | None = None
     n: int | None = None
     at_least: int = 1  # answers wanted: fewer branches cannot give them
     single_only: str | None = None  # why only `none` may run, where that is so
+    lacking: frozenset[Need] = frozenset()
     exclude: frozenset[str] = frozenset()
 
 
@@ -70,12 +84,15 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """`single_wave`: all its branches start at once."""
+
     served: Served
     backend: Backend
     strategy: str
     params: dict[str, Any]
     branches: int
     predicted: Predicted
+    single_wave: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +143,7 @@ class Candidates:
             if not settings:
                 continue
             self.blocks.append(_Block(served, settings, table, start))
-            parts.append(self._columns(served, table, allowed))
+            parts.append(self._columns(served, settings, table, allowed))
             start += len(parts[-1][0])
         self.empty = not parts
         if self.empty:
@@ -138,7 +155,9 @@ class Candidates:
         self.alive: np.ndarray = alive
         self.empty = not alive.any()
 
-    def _columns(self, served: Served, table: LatencyTable, allowed: np.ndarray) -> Sequence[np.ndarray]:
+    def _columns(
+        self, served: Served, settings: Sequence[Setting], table: LatencyTable, allowed: np.ndarray
+    ) -> Sequence[np.ndarray]:
         ask, backends = self.ask, served.backends
         usable = self._usable(backends, int(np.count_nonzero(allowed)))
         loads = np.array([backend.branches_running for backend in backends])
@@ -151,6 +170,11 @@ class Candidates:
         fits = single | (loads[:, None] + table.branches <= served.max_num_seqs)
         lower = np.repeat(table.accuracy_lower[None], len(backends), axis=0)
         alive = usable[:, None] & allowed
+        able = served.able(settings, unless_known=ask.pinned is not None)
+        if able is not None:
+            if unable := int(np.count_nonzero(alive & ~able)):
+                self.dropped["incapable"] = self.dropped.get("incapable", 0) + unable
+            alive = alive & able
         price = np.repeat(served.usd_per_gpu_s, len(table.branches), axis=1)
         seconds = (predicted.tail_s, predicted.median_s, ttft, predicted.tpot_s)
         gpu_seconds = (predicted.busy_s, table.idle_busy_s, predicted.congestion_s)
@@ -225,7 +249,8 @@ class Candidates:
             accuracy_lower=setting.accuracy_lower,
             prior=setting.prior,
         )
-        return Plan(served, backend, setting.strategy, setting.params, setting.branches, predicted)
+        alone = not setting.later
+        return Plan(served, backend, setting.strategy, setting.params, setting.branches, predicted, alone)
 
 
 def choose(ask: Ask, models: Sequence[Served], rng: Random | None = None) -> Decision | NoCandidate:
@@ -320,22 +345,19 @@ def _settings(served: Served, ask: Ask) -> tuple[Sequence[Setting], LatencyTable
     """The settings to consider, their latencies, and which of them the request's own nature and pins allow."""
     task, limit = ask.task, ask.max_tokens
     settings = served.settings(task, limit)
-    if ask.pinned is not None:
-        strategy, params = ask.pinned
-        key: Hashable = (strategy, tuple(params.items()), ask.greedy)
-        made, table = served.custom(
-            task, limit, key, lambda: [_pinned_setting(settings, strategy, params, greedy=ask.greedy)]
-        )
-        return made, table, np.ones(1, bool)
+    if (pinned := ask.pinned) is not None:
+        key: Hashable = (pinned.strategy, repr(pinned.params), ask.greedy)
+        made, table = served.custom(task, limit, key, lambda: [_pinned_setting(settings, pinned, greedy=ask.greedy)])
+        return made, table, np.full(1, not (pinned.needs & MODEL_NEEDS - served.met))
     single = ask.single_only is not None
-    keep = served.allowed(task, limit, ask.greedy, single, ask.at_least)
+    keep = served.allowed(task, limit, ask.greedy, single, ask.at_least, ask.lacking)
     if ask.n is None:
         return settings, served.latency(task, limit), keep
     exact = keep & np.array([setting.branches == ask.n for setting in settings])
     if exact.any():
         return settings, served.latency(task, limit), exact
     kept = [setting for setting, kept in zip(settings, keep, strict=True) if kept]
-    key = ("n", ask.n, ask.greedy, single, ask.at_least)
+    key = ("n", ask.n, ask.greedy, single, ask.at_least, ask.lacking, served.met)
     made, table = served.custom(task, limit, key, lambda: _with_n(kept, ask.n or 1))
     return made, table, np.ones(len(made), bool)
 
@@ -343,26 +365,32 @@ def _settings(served: Served, ask: Ask) -> tuple[Sequence[Setting], LatencyTable
 def _with_n(settings: Sequence[Setting], n: int) -> list[Setting]:
     """Per strategy that takes an `n`, its nearest measured setting scaled to it."""
     scalable = [setting for setting in settings if "n" in setting.params and setting.params.get("m", 1) <= n]
+    scalable = [setting for setting in scalable if not setting.later]
     nearest: dict[str, Setting] = {}
     for setting in sorted(scalable, key=lambda s: abs(s.branches - n)):
         nearest.setdefault(setting.strategy, setting)
     return [setting.with_branches(n, {**setting.params, "n": n}) for setting in nearest.values()]
 
 
-def _pinned_setting(settings: Sequence[Setting], strategy: str, params: dict[str, Any], *, greedy: bool) -> Setting:
-    """The measured setting with these parameters, else the nearest of the strategy, scaled to its branches."""
-    same = [s for s in settings if s.strategy == strategy and s.greedy == greedy] or [
-        s for s in settings if s.strategy == strategy
-    ]
+def _pinned_setting(settings: Sequence[Setting], pinned: Pinned, *, greedy: bool) -> Setting:
+    """The measured setting with these parameters, else the nearest of the strategy, scaled to its branches; of one that
+    was never measured, as many samples in as many waves."""
+    same = [s for s in settings if s.strategy == pinned.strategy]
+    same = [s for s in same if s.greedy == greedy] or same
     for setting in same:
-        if setting.params == params:
+        if setting.params == pinned.params:
             return setting
-    branches = int(params.get("n", 1))
+    m = pinned.params.get("m", 0)
     nearest = min(
-        same or settings, key=lambda s: (abs(s.branches - branches), abs(s.params.get("m", 0) - params.get("m", 0)))
+        same or [s for s in settings if not s.later],
+        key=lambda s: (abs(s.branches - pinned.branches), abs(s.params.get("m", 0) - m)),
     )
-    scaled = nearest.with_branches(branches, params)
-    return scaled if nearest.strategy == strategy else scaled.renamed(strategy)
+    if nearest.later:
+        return replace(nearest, params=pinned.params, needs=pinned.needs)
+    scaled = nearest.with_branches(pinned.branches, pinned.params)
+    if nearest.strategy != pinned.strategy:
+        scaled = scaled.renamed(pinned.strategy).repeated(min(pinned.waves, MOST_WAVES))
+    return replace(scaled, needs=pinned.needs)
 
 
 def _unusable(backend: Backend, ask: Ask) -> str | None:

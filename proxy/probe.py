@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from proxy import load_metrics
+from proxy import capabilities, load_metrics
 from proxy.backend import Backend
 from proxy.upstream.errors import UpstreamError
 from proxy.upstream.fetch import fetch
@@ -24,8 +24,11 @@ LATE_LOOKS = 2  # an engine under full load may answer one look late; refused or
 class Prober:
     """Owns its tasks: started by `start`, ended and awaited by `aclose`."""
 
-    def __init__(self, backends: Iterable[Backend], *, period_s: float = LOAD_EVERY_S) -> None:
+    def __init__(
+        self, backends: Iterable[Backend], *, period_s: float = LOAD_EVERY_S, ask_capabilities: bool = True
+    ) -> None:
         self._backends = list(backends)
+        self._ask_capabilities = ask_capabilities
         self._period_s = period_s
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -40,6 +43,8 @@ class Prober:
     async def _watch(self, backend: Backend) -> None:
         while True:
             await probe(backend)
+            if self._ask_capabilities:
+                await capabilities.keep_up(backend)
             await asyncio.sleep(self._period_s if backend.health.serving else HEALTH_EVERY_S)
 
 
@@ -67,6 +72,8 @@ def _note_health(backend: Backend, problem: str | None) -> None:
         log.warning("backend %s does not serve: %s", backend.name, problem)
     elif problem is None and not before.serving:
         log.warning("backend %s serves again", backend.name)
+    if problem is not None:
+        backend.capabilities = None  # what comes back may have been started otherwise
     before.serving, before.problem, before.checked = problem is None, problem, True
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from proxy.branch import BranchStream
+from strategies.answers import split_thinking
 
 _CHUNK_ONLY = frozenset({"usage", "choices", "object", "prompt_token_ids", "prompt_text"})
 
@@ -38,7 +39,7 @@ def whole(winners: Sequence[BranchStream], chat: bool, usage: Usage, trace_id: s
     head: dict[str, Any] = {}
     choices = []
     for position, branch in enumerate(winners):
-        chunks = [msgspec.json.decode(event) for event in branch.events]
+        chunks = [msgspec.json.decode(event) for event in events_of(branch, chat)]
         if chunks and not head:
             head = {key: value for key, value in chunks[0].items() if key not in _CHUNK_ONLY}
         merged = _merge([chunk["choices"][0] for chunk in chunks if chunk.get("choices")], chat)
@@ -53,6 +54,31 @@ def whole(winners: Sequence[BranchStream], chat: bool, usage: Usage, trace_id: s
         "usage": usage.json(),
     }
     return msgspec.json.encode(body)
+
+
+def events_of(branch: BranchStream, chat: bool) -> list[bytes]:
+    """A branch's events; before those of one that went on from a text, that text, in the shape of the first."""
+    if not branch.continues or not branch.events:
+        return branch.events
+    first: dict[str, Any] = msgspec.json.decode(branch.events[0])
+    first.pop("usage", None)
+    said: dict[str, Any] = {"text": branch.continues}
+    if chat:
+        thinking, content = split_thinking(branch.continues) if branch.reasons_apart else ("", branch.continues)
+        if branch.reasons_apart and "</think>" not in branch.continues:
+            thinking, content = branch.continues.removeprefix("<think>"), ""
+        told = {"reasoning": thinking.removeprefix("<think>"), "content": content}
+        said = {"delta": {"role": "assistant", **{key: text for key, text in told.items() if text}}}
+    first["choices"] = [{"index": 0, **said, "logprobs": None, "finish_reason": None}]
+    return [msgspec.json.encode(first), *branch.events]
+
+
+def message(events: Sequence[bytes]) -> dict[str, Any]:
+    """A chat's streamed deltas as one message."""
+    chunks = [msgspec.json.decode(event) for event in events]
+    merged = _merge([chunk["choices"][0] for chunk in chunks if chunk.get("choices")], True)
+    found: dict[str, Any] = merged["message"]
+    return found
 
 
 def _merge(deltas: list[dict[str, Any]], chat: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from proxy import reply, upstream_body
+from proxy import reply
 from proxy.asgi import JSON, unless_gone
 from proxy.asking import Question, question
 from proxy.branch import BranchStream
@@ -26,17 +26,18 @@ from proxy.errors import (
     UpstreamRefused,
 )
 from proxy.fanout import Run
-from proxy.ledgers import usd
+from proxy.generations import Requests
 from proxy.planner import Ask, Decision, NoCandidate, choose
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
 from proxy.quality_watch import Voted
+from proxy.same_answer import text_equivalence
 from proxy.scale_stream import Events, StreamedReply, VoteSoFar
 from proxy.scale_trace import note_plan, note_run
+from proxy.scoring import Scoring
 from proxy.server_protocol import Client
 from proxy.service import Service
 from proxy.trace import Trace
 from proxy.upstream.connection import Headers
-from proxy.upstream.request import forwarded_lines
 from strategies.answers import Grouper
 from strategies.base import Outcome
 
@@ -147,14 +148,17 @@ async def _execute(
     decide_by = None
     if asked.ask.slo.latency_ms is not None:
         decide_by = exchange.arrived_at + asked.ask.slo.latency_ms / 1e3 - service.finish_time.reserve_s
-    grouper = None
-    if asked.answers is not None:
-        grouper = Grouper(asked.answers, _Within(service, decide_by))
+    scoring = _scoring(service, call, plan.served)
     run = Run(
         plan.backend,
-        _requests(call, decision, exchange.trace, live=live),
-        grouper,
+        Requests.of(call, plan, exchange.trace, live=live, fastest=Served.fastest),
+        _grouper(service, call, asked, plan.served, scoring, decide_by),
         decide_by=decide_by,
+        clock=service.clock,
+        scoring=scoring,
+        question=call.question,
+        max_tokens=call.max_tokens,
+        top_logprobs=call.top_logprobs,
         on_event=events.put if events is not None and live else None,
         on_answer=told.add if told is not None else None,
     )
@@ -168,10 +172,28 @@ async def _execute(
                 outcome = await strategy.run(run)
     finally:
         run.cancel_all()
-        note_run(exchange.trace, run, exchange.arrived_at)  # also of a client that left: what ran was paid for
-    decided_at = time.monotonic()
+        # Also of a client that left: what ran was paid for.
+        note_run(exchange.trace, run, exchange.arrived_at, service.catalog.by_name)
+    decided_at = service.clock()
     winners = _winners(run, outcome, call.answers_wanted)
     return Executed(decision, run, outcome, winners, decided_at)
+
+
+def _scoring(service: Service, call: Call, served: Served) -> Scoring | None:
+    """None where there is nobody to ask: most models have no reward model."""
+    if not served.scorers and served.embedding is None:
+        return None
+    return Scoring(served.scorers, served.embedding, call, service.clock, served.step_token)
+
+
+def _grouper(
+    service: Service, call: Call, asked: Question, served: Served, scoring: Scoring | None, decide_by: float | None
+) -> Grouper | None:
+    if asked.answers is None:
+        return None
+    if asked.answers != "text":
+        return Grouper(asked.answers, _Within(service, decide_by), schema=call.answer_schema)
+    return Grouper("text", text_equivalence(served, scoring, call.question))
 
 
 class _Within:
@@ -186,34 +208,20 @@ class _Within:
             return await self._pool.same(a, b)
 
 
-def _requests(call: Call, decision: Decision, trace: Trace, *, live: bool) -> Callable[[int], bytes]:
-    """The bytes of branch i: the same for all, but for the seed where the client gave one. The client's own headers go
-    along, but not its request id: branches are requests of their own, tied together by the trace context."""
-    plan = decision.plan
-    head = plan.backend.head(call.path)
-    body = upstream_body.branch(call, plan.backend.model, live=live)
-    own = [(name, value) for name, value in call.headers if name not in (b"x-request-id", b"traceparent")]
-    lines = forwarded_lines(own) + trace.context_line()
-    seed = call.peek.seed
-    if seed is None or plan.branches == 1:
-        request = head.with_body(body, lines)
-        return lambda index: request
-    return lambda index: head.with_body(upstream_body.with_seed(body, seed + index), lines)
-
-
 def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:
     """The strategy's ranking; with none finished, the longest unfinished branch that has said something."""
     ranked = [run.branches[index] for index in outcome.ranking[:wanted]]
     if ranked:
         return ranked
-    unfinished = [branch for branch in run.branches if branch.events and branch.state == "cancelled"]
-    return sorted(unfinished, key=lambda branch: -branch.completion_tokens)[:1]
+    finals = [branch for branch in run.branches if branch.events and branch.generation.final]
+    unfinished = [branch for branch in finals if branch.state == "cancelled"]
+    return sorted(unfinished, key=lambda branch: (-len(branch.continues), -branch.completion_tokens))[:1]
 
 
 async def _answer(service: Service, exchange: Exchange, executed: Executed, streamed: StreamedReply | None) -> None:
     call, trace, run = exchange.call, exchange.trace, executed.run
     _learn(executed, service.config.slo.percentile)
-    latency_ms = (time.monotonic() - exchange.arrived_at) * 1e3
+    latency_ms = (service.clock() - exchange.arrived_at) * 1e3
     status = _slo_status(call, executed, latency_ms, trace)
     trace.slo_status = status
     trace.selection = {
@@ -222,6 +230,8 @@ async def _answer(service: Service, exchange: Exchange, executed: Executed, stre
         "winners": [branch.index for branch in executed.winners],
         "cut_by_deadline": run.cut_by_deadline,
     }
+    if notes := _notes(executed):
+        trace.selection["note"] = notes
     usage = _usage(executed, trace, status)
     if not service.config.traces.store_prompts:
         for row in trace.branches:
@@ -237,14 +247,15 @@ async def _answer(service: Service, exchange: Exchange, executed: Executed, stre
             headers.append((b"x-cost-usd", f"{trace.cost_usd:.9f}".encode()))
         body = reply.whole(executed.winners, call.chat, usage, trace.id, run.backend.model, int(time.time()))
         await exchange.client.send_whole(200, headers, body)
-    service.finish_time.observe(time.monotonic() - executed.decided_at)
+    service.finish_time.observe(service.clock() - executed.decided_at)
     trace.status = 200
 
 
 def _learn(executed: Executed, percentile: float) -> None:
     """Correct the backend's predictions; a run with failed branches is not the one that was predicted."""
     run, plan = executed.run, executed.decision.plan
-    if run.branches and not run.failed:
+    known = plan.single_wave or not plan.predicted.prior  # waves that nobody measured are guessed
+    if run.branches and not run.failed and known:
         predicted = plan.predicted
         forecast = Forecast(
             predicted.median_ms / 1e3, predicted.latency_ms / 1e3, percentile, predicted.bias, predicted.spread
@@ -276,6 +287,7 @@ def _slo_status(call: Call, executed: Executed, latency_ms: float, trace: Trace)
 def _usage(executed: Executed, trace: Trace, status: str) -> reply.Usage:
     run, plan = executed.run, executed.decision.plan
     states = [branch.state for branch in run.branches]
+    note = _notes(executed)
     return reply.Usage(
         prompt_tokens=trace.prompt_tokens,
         completion_tokens=trace.completion_tokens,
@@ -288,11 +300,18 @@ def _usage(executed: Executed, trace: Trace, status: str) -> reply.Usage:
             "agreement": executed.outcome.agreement,
             "backend": plan.backend.name,
             "trace_id": trace.id,
-            "cost_usd": usd(run.backend, trace.gpu_seconds or 0.0),
+            "cost_usd": trace.cost_usd,
             "gpu_seconds": trace.gpu_seconds,
             "slo_status": status,
+            **({"note": note} if note else {}),
         },
     )
+
+
+def _notes(executed: Executed) -> str | None:
+    """What the strategy had to do without."""
+    notes = [executed.outcome.note, *dict.fromkeys(executed.run.notes)]
+    return "; ".join(note for note in notes if note) or None
 
 
 def _headers(exchange: Exchange, decision: Decision) -> Headers:

@@ -141,7 +141,7 @@ class StreamedReply:
         call, chunks = self._call, list[bytes]()
         for index, branch in enumerate(winners):
             if not self.sent_content:
-                chunks += [reply.chunk(payload, index) for payload in branch.events]
+                chunks += [reply.chunk(payload, index) for payload in reply.events_of(branch, call.chat)]
             if branch.finish_reason is None:
                 last = branch.events[-1] if branch.events else None
                 chunks.append(reply.final_chunk(last, index, call.chat, trace_id, model, self._created))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
 from proxy import ledgers
+from proxy.backend import Backend
 from proxy.branch import BranchStream
 from proxy.fanout import Run
 from proxy.planner import Decision, Plan
+from proxy.pooled import PooledCall
 from proxy.trace import BranchTrace, PlanTrace, Trace
+
+SCORED = ("score",)  # what these read is no prompt of the client's
 
 
 def note_plan(trace: Trace, decision: Decision, note: str | None) -> None:
@@ -52,18 +58,52 @@ def _note(plan: Plan, note: str | None) -> str | None:
     return "; ".join(notes) or None
 
 
-def note_run(trace: Trace, run: Run, arrived_at: float) -> None:
-    """Record every branch and the ledgers. A run that was planned again adds to what the earlier ones cost."""
+def note_run(trace: Trace, run: Run, arrived_at: float, backends: Mapping[str, Backend]) -> None:
+    """Record every branch and score, and the ledgers. A run that was planned again adds to what the earlier ones cost.
+    `backends`: all that there are, by name."""
     prompt = max((branch.prompt_tokens for branch in run.branches), default=0)
     rows = [_branch(branch, prompt, arrived_at, len(trace.branches) + i) for i, branch in enumerate(run.branches)]
     trace.branches.extend(rows)
-    trace.prompt_tokens = sum(row.prompt_tokens for row in trace.branches)
+    if run.scoring is not None:
+        calls = run.scoring.calls
+        trace.branches.extend([_call(call, arrived_at, len(trace.branches) + i) for i, call in enumerate(calls)])
+    trace.prompt_tokens = sum(row.prompt_tokens for row in trace.branches if row.role not in SCORED)
     trace.completion_tokens = sum(row.completion_tokens for row in trace.branches)
-    gpu_seconds = sum(row.gpu_seconds for row in trace.branches)
-    starts = [row.start_ms for row in trace.branches]
-    ends = [row.end_ms for row in trace.branches if row.end_ms is not None]
-    wall_s = (max(ends) - min(starts)) / 1e3 if ends else 0.0
-    trace.ledgers = ledgers.of_request(run.backend, gpu_seconds, wall_s, trace.completion_tokens)
+    trace.ledgers = ledgers.of_request(_parts(trace.branches, backends))
+
+
+def _parts(rows: Sequence[BranchTrace], backends: Mapping[str, Backend]) -> list[ledgers.Part]:
+    parts = []
+    for name in dict.fromkeys(row.backend for row in rows):
+        backend = backends[name]
+        mine = [row for row in rows if row.backend == name]
+        ends = [row.end_ms for row in mine if row.end_ms is not None]
+        wall_s = (max(ends) - min(row.start_ms for row in mine)) / 1e3 if ends else 0.0
+        seconds, tokens = sum(row.gpu_seconds for row in mine), sum(row.completion_tokens for row in mine)
+        parts.append(ledgers.Part(backend, seconds, wall_s, tokens))
+    return parts
+
+
+def _call(call: PooledCall, arrived_at: float, index: int) -> BranchTrace:
+    return BranchTrace(
+        index=index,
+        backend=call.backend.name,
+        outcome=call.outcome,
+        start_ms=round((call.started_at - arrived_at) * 1e3, 3),
+        end_ms=round((call.ended_at - arrived_at) * 1e3, 3),
+        gpu_seconds=call.gpu_seconds,
+        prompt_tokens=call.prompt_tokens,
+        cost_usd=ledgers.usd(call.backend, call.gpu_seconds),
+        role="score",
+    )
+
+
+def _role(branch: BranchStream) -> str | None:
+    """What a branch was for, where it is no answer to the client."""
+    generation = branch.generation
+    if generation.model == "judge":
+        return "judge"
+    return None if generation.final else "aside"
 
 
 def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: int) -> BranchTrace:
@@ -88,4 +128,6 @@ def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: 
         answer=branch.answer,
         score=branch.score,
         error=text,
+        wave=branch.wave,
+        role=_role(branch),
     )

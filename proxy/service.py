@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Self
@@ -40,18 +41,20 @@ class FinishTime:
 
 @dataclass(slots=True)
 class Service:
-    """`aclose` ends everything that `start` began. `rng`: decides among plans that are as good."""
+    """`aclose` ends everything that `start` began. `rng`: decides among plans that are as good. `clock`: seconds, not
+    the loop's, which uvloop keeps in whole milliseconds; both count from the same start."""
 
     config: Config
     registry: Registry
     catalog: Catalog
     traces: TraceStore
     metrics: Metrics
-    prober: Prober
+    probers: tuple[Prober, ...]
     equivalence: MathVerifyPool
     api_keys: frozenset[str] | None
     finish_time: FinishTime = field(default_factory=FinishTime)
     rng: Random = field(default_factory=Random)
+    clock: Callable[[], float] = time.monotonic
 
     @classmethod
     async def start(cls, config: Config, registry: Registry | None = None) -> Self:
@@ -61,15 +64,17 @@ class Service:
         catalog = catalogs.build(config, registry, time.monotonic)
         traces = TraceStore(config.traces.path, config.traces.queue_size)
         await asyncio.to_thread(traces.start)
-        prober = Prober(catalog.backends)
-        await prober.start()
+        probers = Prober(catalog.backends), Prober(catalog.pooled, ask_capabilities=False)
+        for prober in probers:
+            await prober.start()
         metrics = Metrics(catalog.backends, traces, catalog.served.values())
         _spare_the_collector()
-        return cls(config, registry, catalog, traces, metrics, prober, MathVerifyPool(), api_keys)
+        return cls(config, registry, catalog, traces, metrics, probers, MathVerifyPool(), api_keys)
 
     async def aclose(self) -> None:
-        await self.prober.aclose()
-        for backend in self.catalog.backends:
+        for prober in self.probers:
+            await prober.aclose()
+        for backend in (*self.catalog.backends, *self.catalog.pooled):
             await backend.pool.aclose()
         await self.equivalence.aclose()
         await asyncio.to_thread(self.traces.close)

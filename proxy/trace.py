@@ -16,7 +16,8 @@ _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 
 class BranchTrace(msgspec.Struct, omit_defaults=True):
-    """Times in milliseconds since the request arrived."""
+    """Times in milliseconds since the request arrived. `wave`: which fan-out of its request it belongs to; `role`: what
+    it was for, where it is no answer (judge, aside, or the kind of score)."""
 
     index: int
     backend: str
@@ -33,6 +34,8 @@ class BranchTrace(msgspec.Struct, omit_defaults=True):
     answer: str | None = None
     score: float | None = None
     error: str | None = None
+    wave: int = 1
+    role: str | None = None
 
 
 class PlanTrace(msgspec.Struct, omit_defaults=True):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from proxy.call import Call
+from proxy.errors import InvalidRequest
+from strategies.base import TOP_LOGPROBS, WHOLE, Generation
 
 _TRUE = msgspec.Raw(b"true")
 # Counts in every chunk make a cancelled branch's tokens exact; fewer, larger chunks cost engine and proxy less CPU.
@@ -14,17 +18,18 @@ VOTE_STREAM_INTERVAL = 16
 
 def relayed(call: Call, model: str) -> bytes:
     """A pass-through body: untouched, unless the model goes by another name at the backend or controls are in it."""
-    if call.peek.model == model and call.peek.slo is None and call.peek.tts is None:
+    peek = call.peek
+    if peek.model == model and peek.slo is None and peek.tts is None and peek.optillm_approach is None:
         return call.body
     members = call.members()
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(members)
 
 
-def branch(call: Call, model: str, *, live: bool) -> bytes:
+def branch(call: Call, model: str, *, live: bool, generation: Generation = WHOLE) -> bytes:
     """One branch of a scaled request: streamed, one choice, counted. `live`: its chunks go to the client as they
-    come."""
-    members = call.members()
+    come. `generation`: what it does else than the request says (see `strategies.base`)."""
+    members = call.members() if generation.prompt is None else _of_prompt(generation.prompt)
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     members["stream"] = _TRUE
     members["stream_options"] = _STREAM_OPTIONS
@@ -35,7 +40,55 @@ def branch(call: Call, model: str, *, live: bool) -> bytes:
     if call.controls.max_tokens is not None and call.max_tokens == call.controls.max_tokens:
         members.pop("max_tokens", None)
         members["max_completion_tokens" if call.chat else "max_tokens"] = msgspec.Raw(str(call.max_tokens).encode())
+    if generation is not WHOLE:
+        _change(members, call, generation)
     return msgspec.json.encode(members)
+
+
+def _of_prompt(prompt: str) -> dict[str, msgspec.Raw]:
+    """A chat of its own: nothing of the client's request but what `_change` adds."""
+    return {"messages": _raw([{"role": "user", "content": prompt}])}
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _change(members: dict[str, msgspec.Raw], call: Call, generation: Generation) -> None:
+    chat = call.chat or generation.prompt is not None
+    if chat and (generation.turns or generation.continues):
+        messages = list(msgspec.json.decode(members["messages"]))
+        messages += [{"role": role, "content": text} for role, text in generation.turns]
+        if generation.continues:
+            messages.append({"role": "assistant", "content": generation.continues})
+            members["continue_final_message"], members["add_generation_prompt"] = _TRUE, msgspec.Raw(b"false")
+        members["messages"] = _raw(messages)
+    elif generation.continues:
+        members["prompt"] = _raw(_as_text(msgspec.json.decode(members["prompt"])) + generation.continues)
+    if generation.max_tokens is not None:
+        members.pop("max_tokens", None)
+        members["max_completion_tokens" if chat else "max_tokens"] = _raw(generation.max_tokens)
+    if generation.temperature is not None:
+        members["temperature"] = _raw(generation.temperature)
+    if generation.stop:
+        own = msgspec.json.decode(members["stop"]) if "stop" in members else None
+        stops = [own] if isinstance(own, str) else own or []
+        members["stop"], members["include_stop_str_in_output"] = _raw([*stops, *generation.stop]), _TRUE
+    if generation.confidence:
+        asked = max(TOP_LOGPROBS, call.top_logprobs or 0)
+        if chat:
+            members["logprobs"], members["top_logprobs"] = _TRUE, _raw(asked)
+        else:
+            members["logprobs"] = _raw(asked)
+
+
+def _as_text(prompt: Any) -> str:
+    """A prompt that may be continued. Raises InvalidRequest for token ids, which text cannot be put after."""
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise InvalidRequest("prompt: a strategy that goes on from a text needs the prompt as text", param="prompt")
+    return prompt
 
 
 def with_seed(body: bytes, seed: int) -> bytes:

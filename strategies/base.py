@@ -1,39 +1,103 @@
 """What a strategy is, and all that it may know: the contract on one screen.
 
-A strategy asks its context for branches and returns which of them answer the request. It never sees HTTP, a clock, a
-backend or a price: the context meters every branch, ends the arrivals at the deadline, and cancels what is left when
-the strategy leaves.
+A strategy asks its context for branches and scores, and returns which branches answer the request. It never sees HTTP,
+a clock, a backend or a price: the context meters every branch, ends the arrivals at the deadline, and cancels what is
+left when the strategy leaves.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 MAX_BRANCHES = 256
+TOP_LOGPROBS = 20  # as many as vLLM gives unless told otherwise
 
 
 class Need(StrEnum):
-    """What a strategy cannot run without."""
+    """What a strategy cannot run without. A need that nobody meets is the client's error, or, under `auto`, no
+    candidate."""
 
     ANSWERS = "answers"  # a task that says how final answers are grouped
     SAMPLING = "sampling"  # a temperature above 0: identical branches have nothing to vote on
+    CHAT = "chat"  # messages, not a bare prompt: a further turn is put after them
+    LOGPROBS = "logprobs"  # streamed top log probabilities
+    CONTINUATION = "continuation"  # generation that goes on from a given text
+    REWARD = "reward"  # an outcome reward model
+    PROCESS_REWARD = "process-reward"  # a reward per step
+    RERANKER = "reranker"  # scores an answer against a question (`/score`)
+    JUDGE = "judge"  # another model that judges
+    LARGER_MODEL = "larger-model"  # one to escalate to
+
+
+Scorer = Literal["reward", "process-reward", "reranker"]
+Model = Literal["own", "judge", "larger"]
+SCORER_NEEDS: dict[Scorer, Need] = {
+    "reward": Need.REWARD,
+    "process-reward": Need.PROCESS_REWARD,
+    "reranker": Need.RERANKER,
+}
+
+
+class NoScore(Exception):
+    """The scorer failed, or the deadline came first: decide without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What one branch generates, where it differs from the client's own request.
+
+    `turns`: (role, text) after the client's messages; `prompt`: a lone user message instead of them, without the
+    request's tools, format and stops. `continues`: the answer begins with this text; so does the branch's text, and
+    what the client may be sent. `max_tokens`: at most so many new ones. `confidence`: tell it per token. `final`: may
+    answer the client, should it come to that. `temperature`, `stop`: instead of the request's.
+    """
+
+    turns: tuple[tuple[str, str], ...] = ()
+    prompt: str | None = None
+    continues: str = ""
+    max_tokens: int | None = None
+    temperature: float | None = None
+    stop: tuple[str, ...] = ()
+    confidence: bool = False
+    final: bool = True
+    model: Model = "own"
+
+
+WHOLE = Generation()  # the client's request, as it is
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A finished generation. `tokens` counts completion tokens, reasoning included."""
+    """A finished generation. `tokens` counts its new completion tokens, reasoning included.
+
+    `confidence`: per token −mean of its top log probabilities (DeepConf, arXiv 2508.15260), where asked for. `place`:
+    among the generations that were started together.
+    """
 
     index: int
     text: str
     tokens: int
     finish_reason: str | None
+    confidence: Sequence[float] = ()
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A branch that still runs, as far as it has come."""
+
+    index: int
+    text: str
+    tokens: int
+    confidence: Sequence[float] = ()
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +112,74 @@ class Answer:
 class Outcome:
     """`ranking`: branch indices, best first, at most one per distinct answer, then the rest of the finished ones.
 
-    `agreement`: the winner's share of the votes, 0 to 1; None where nothing voted. An empty ranking means that no
-    branch finished: the caller then answers with the longest unfinished one.
+    `agreement`: the winner's share of the votes, 0 to 1; None where nothing voted. `note`: what it had to do without.
+    An empty ranking means that no branch finished: the caller then answers with the longest unfinished one.
     """
 
     ranking: tuple[int, ...]
     agreement: float | None = None
     answer: str | None = None
     votes: int = 0
+    note: str | None = None
+
+
+E_co = TypeVar("E_co", covariant=True)
+
+
+class Arrivals(Protocol[E_co]):
+    """Iterates in order of time; ends when no branch is left or the deadline has come. A failed branch never comes."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> E_co: ...
+
+    def drop(self, index: int) -> None:
+        """Cancel a branch: it arrives no more."""
+        ...
+
+
+Wave = AbstractAsyncContextManager[Arrivals[Branch]]
+WatchedWave = AbstractAsyncContextManager[Arrivals[Branch | Progress]]
 
 
 class Context(Protocol):
     """What the proxy (or a test) gives a running strategy."""
 
-    def sample(self, count: int) -> AbstractAsyncContextManager[AsyncIterator[Branch]]:
-        """Start `count` branches together; iterate over those that finish, in order of arrival.
+    @property
+    def question(self) -> str:
+        """What the client asks, as text: its last user message, or its prompt."""
+        ...
 
-        The iteration ends when no branch is left or the deadline has come; a failed branch just never arrives.
-        Leaving the
-        context cancels the branches still running.
-        """
+    @property
+    def max_tokens(self) -> int | None:
+        """The request's own limit of a completion."""
+        ...
+
+    @property
+    def out_of_time(self) -> bool:
+        """The deadline has come: nothing that is started now will arrive."""
+        ...
+
+    def sample(self, what: int | Sequence[Generation]) -> Wave:
+        """Start branches together (a number: so many of the client's request); iterate over those that finish. Leaving
+        the context cancels the branches still running."""
+        ...
+
+    def watch(self, what: int | Sequence[Generation], every_tokens: int) -> WatchedWave:
+        """The same, with a `Progress` of each branch whenever it has come about so many tokens further."""
         ...
 
     async def answer(self, branch: Branch) -> Answer | None:
         """The class of the branch's final answer; None abstains: it never votes."""
+        ...
+
+    async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
+        """Of each answer, whole or as far as it has come, its scores, 0 to 1 for rewards: one, or one per step for a
+        process reward. Raises NoScore."""
+        ...
+
+    async def similarity(self, texts: Sequence[str]) -> list[list[float]] | None:
+        """Cosine similarities of texts, (n, n), by the embedding model; None where there is none or it failed."""
         ...
 
 
@@ -85,10 +193,18 @@ class StopRule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a strategy spends, for prediction: `branches` start together and run until `stop` says so."""
+    """How a strategy spends, for prediction: `branches` start and run until `stop` says so.
+
+    `window`: they start so many at a time, the next ones when these are over. `waves`: how often, at most, branches
+    follow on others that had to end first. `votes`: it answers by the plain vote over arrivals, so that stored samples
+    tell its accuracy and cost; of others only runs can (`paretoproxy measure`).
+    """
 
     branches: int
     stop: StopRule
+    window: int | None = None
+    waves: int = 1
+    votes: bool = True
 
 
 class Params(BaseModel):
@@ -119,6 +235,10 @@ class Strategy(ABC, Generic[P]):
     def pin(cls, n: int) -> dict[str, int]:
         """The parameters that `x-tts-n: n` stands for."""
         return {"n": n}
+
+    def required(self) -> frozenset[Need]:
+        """What these parameters need: `needs`, and what depends on them."""
+        return self.needs
 
     @abstractmethod
     def shape(self) -> Shape:

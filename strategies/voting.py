@@ -6,26 +6,35 @@ from strategies.base import Answer, Branch, Outcome
 
 
 class Vote:
-    """Votes in order of arrival. Ties go to the class whose shortest branch is shortest, then to the first seen."""
+    """Votes in order of arrival, each of weight 1 unless told. Ties go to the class whose shortest branch is shortest,
+    then to the first seen."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
+        self.weights: list[float] = []
         self.arrived = 0
         self._shortest: list[Branch] = []
         self._answers: list[Answer] = []
         self._others: list[Branch] = []
+        self._weighted = False
 
-    def add(self, branch: Branch, answer: Answer | None) -> None:
+    def add(self, branch: Branch, answer: Answer | None, weight: float | None = None) -> None:
+        """`weight`: 0 or more. A branch without an answer abstains, whatever its weight."""
         self.arrived += 1
+        if weight is not None:
+            self._weighted = True
         if answer is None:
             self._others.append(branch)
             return
+        value = 1.0 if weight is None else weight
         if answer.group == len(self.counts):
             self.counts.append(1)
+            self.weights.append(value)
             self._shortest.append(branch)
             self._answers.append(answer)
             return
         self.counts[answer.group] += 1
+        self.weights[answer.group] += value
         if branch.tokens < self._shortest[answer.group].tokens:
             self._others.append(self._shortest[answer.group])
             self._shortest[answer.group] = branch
@@ -33,20 +42,28 @@ class Vote:
         else:
             self._others.append(branch)
 
-    def outcome(self) -> Outcome:
+    @property
+    def leaders_share(self) -> float:
+        """The heaviest class's share of all weight, 0 to 1; 0 without votes."""
+        total = sum(self.weights)
+        return max(self.weights) / total if total > 0 else 0.0
+
+    def outcome(self, note: str | None = None) -> Outcome:
         """The winning class is answered by its shortest branch. With no vote at all, the first arrival answers."""
-        total = sum(self.counts)
-        if not total:
-            return Outcome(tuple(branch.index for branch in self._others))
+        votes = sum(self.counts)
+        if not votes:
+            return Outcome(tuple(branch.index for branch in self._others), note=note)
         order = sorted(
             range(len(self.counts)),
-            key=lambda group: (-self.counts[group], self._shortest[group].tokens, group),
+            key=lambda group: (-self.weights[group], self._shortest[group].tokens, group),
         )
         best = [self._shortest[group].index for group in order]
         rest = [branch.index for branch in self._others]
+        agreement = self.leaders_share if self._weighted else self.counts[order[0]] / votes
         return Outcome(
             ranking=(*best, *rest),
-            agreement=self.counts[order[0]] / total,
+            agreement=agreement,
             answer=self._answers[order[0]].text,
-            votes=total,
+            votes=votes,
+            note=note,
         )

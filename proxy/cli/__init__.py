@@ -13,6 +13,7 @@ _COMMANDS = {
     "up": "Start the engines that a configuration describes, and stop them together.",
     "profile": "Measure each backend and fit its latency.",
     "quality": "Sample a labelled task and derive the accuracy of every strategy.",
+    "measure": "Ask labelled questions of strategies; print a table, and keep the runs for the quality table.",
     "plan": "Show the ranked candidates for a request; send nothing.",
     "report": "Show what to run within a deadline, and what the usual advice would have cost.",
     "slo-table": "Ask a running proxy labelled questions under several deadlines; print a table.",

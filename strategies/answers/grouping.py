@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeAlias, get_args
+from functools import partial
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from strategies.answers.canonical import Key, canonical, is_plain
 from strategies.answers.choice import choice
@@ -10,8 +11,9 @@ from strategies.answers.extract import extract, split_thinking
 from strategies.answers.json_answer import find_json
 from strategies.base import Answer
 
-AnswerKind: TypeAlias = Literal["math", "choice", "json", "text"]
-"""How a task's answers are compared: as mathematics, as a letter, as JSON values, or as folded text."""
+AnswerKind: TypeAlias = Literal["math", "choice", "json", "text", "tools"]
+"""How a task's answers are compared: as mathematics, as a letter, as JSON values, as folded text, or as calls of tools
+(a JSON list of names and arguments; an answer without calls as text)."""
 
 MAX_CHECKS = 128
 """Slow comparisons that one request may ask for; beyond them unequal formulas count as different."""
@@ -32,15 +34,19 @@ class Grouper:
     that is new as written is compared with the formulas seen before, one branch at a time.
     """
 
-    def __init__(self, kind: AnswerKind, equivalence: Equivalence | None = None) -> None:
-        """`equivalence` is asked for "math" only; without it unequal formulas are different.
+    def __init__(
+        self, kind: AnswerKind, equivalence: Equivalence | None = None, schema: dict[str, Any] | None = None
+    ) -> None:
+        """`equivalence` is asked for "math" and "text" only; without it what is not equal as written is different.
+        `schema`: of JSON answers; one that breaks it abstains.
 
         Raises ValueError on an unknown kind.
         """
         if kind not in get_args(AnswerKind):
             raise ValueError(f"unknown kind of answers {kind!r}: one of {', '.join(get_args(AnswerKind))}")
-        self._read = _READERS[kind]
-        self._equivalence = equivalence if kind == "math" else None
+        self.kind = kind
+        self._read = _READERS[kind] if kind != "json" or schema is None else partial(find_json, schema=schema)
+        self._equivalence = equivalence if kind in ("math", "text") else None
         self._groups: dict[Key, int] = {}
         self._count = 0
         self._formulas: list[Answer] = []
@@ -57,7 +63,7 @@ class Grouper:
         written, key = found
         group = self._groups.get(key)
         if group is None:
-            if self._equivalence is None or is_plain(key):
+            if self._equivalence is None or (self.kind == "math" and is_plain(key)):
                 group = self._open(key)
             else:
                 group = await self._group_formula(self._equivalence, written, key)
@@ -113,6 +119,11 @@ def _read_choice(text: str) -> tuple[str, Key] | None:
     return None if written is None or letter is None else (written, letter)
 
 
+def _read_tools(text: str) -> tuple[str, Key] | None:
+    calls = find_json(text) if text.startswith('[{"name":') else None
+    return calls or _read_text(text)
+
+
 def _read_text(text: str) -> tuple[str, Key] | None:
     written = split_thinking(text)[1].strip()
     return (written, " ".join(written.split()).casefold()) if written else None
@@ -123,4 +134,5 @@ _READERS: dict[AnswerKind, _Reader] = {
     "choice": _read_choice,
     "json": find_json,
     "text": _read_text,
+    "tools": _read_tools,
 }

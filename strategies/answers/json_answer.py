@@ -2,9 +2,10 @@
 
 import json
 from decimal import Decimal
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from strategies.answers.extract import split_thinking
+from strategies.answers.json_schema import normal_form
 
 MAX_JSON_CHARS = 1_048_576
 """Longer texts abstain: parsing them would hold up everyone else's requests."""
@@ -29,13 +30,14 @@ def canonical_json(text: str) -> str | None:
     return None if answer is None else answer.key
 
 
-def find_json(text: str) -> JsonAnswer | None:
-    """The JSON answer of a text, after its thinking block; None as in `canonical_json`."""
+def find_json(text: str, schema: dict[str, Any] | None = None) -> JsonAnswer | None:
+    """The JSON answer of a text, after its thinking block; None as in `canonical_json`, and for a value that breaks
+    `schema`."""
     visible = split_thinking(text)[1].strip()
     if len(visible) > MAX_JSON_CHARS:
         return None
     for written in (visible, _last_fenced(visible)):
-        key = _key(written) if written else None
+        key = _key(written, schema) if written else None
         if written and key is not None:
             return JsonAnswer(written, key)
     return None
@@ -51,9 +53,11 @@ def _last_fenced(text: str) -> str | None:
     return body.strip() if language.strip().lower() in ("", "json") else block.strip().removeprefix("json").strip()
 
 
-def _key(written: str) -> str | None:
+def _key(written: str, schema: dict[str, Any] | None) -> str | None:
     try:
         value = json.loads(written, parse_float=_real, parse_constant=_refuse)
+        if schema is not None:
+            value = normal_form(value, schema)
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (ValueError, ArithmeticError, RecursionError):
         return None

@@ -19,6 +19,8 @@ from typing import Any
 
 from raw_server import STEP_TIMEOUT_S, Peer, RawServer
 
+from proxy.capabilities import PROBE_USER
+
 POLL_EVERY_S = 0.002
 GENERATIONS = ("/v1/chat/completions", "/v1/completions")
 PROMPT_TOKENS = 7
@@ -83,6 +85,7 @@ class ScriptedBackend:
         self.model = model
         self.usd_per_hour = 3.6
         self.healthy = True
+        self.capable = True  # takes whatever a capability probe tries
         self.late: set[str] = set()  # paths that are not answered
         self.metrics = {"num_requests_running": 0.0, "num_requests_waiting": 0.0, "kv_cache_usage_perc": 0.0}
         self.tokenizer: Play = answers(200, json.dumps({"count": PROMPT_TOKENS}).encode(), headers=CLOSING)
@@ -122,6 +125,9 @@ class ScriptedBackend:
         while True:
             head, _, body = (await peer.request()).partition(b"\r\n\r\n")
             request = Received(head, body, loop.time())
+            if PROBE_USER.encode() in body:  # what the proxy asks on its own account is no part of a test's script
+                await self._play(answers(200 if self.capable else 400, b"{}", headers=CLOSING), peer, request)
+                return
             self.received.append(request)
             await self._play(self._choose(request), peer, request)
             if peer.gone.is_set() or peer.writer.transport.is_closing():

@@ -41,7 +41,7 @@ async def test_later_waves_start_when_the_earlier_one_was_left() -> None:
 
 
 async def test_a_script_that_is_too_short_is_the_tests_mistake() -> None:
-    with pytest.raises(ScriptTooShort, match="2 branches were started, 1 are scripted"):
+    with pytest.raises(ScriptTooShort, match="branch 1 was started, 1 are scripted"):
         await _arrivals(ScriptedSampler([finishes("1", 1)]), 2)
 
 

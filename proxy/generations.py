@@ -1,0 +1,71 @@
+"""Where each generation of a request goes, and its bytes: the plan's backend, the judge's, or the larger model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy import upstream_body
+from proxy.backend import Backend
+from proxy.call import Call
+from proxy.catalog import Served
+from proxy.errors import Unavailable
+from proxy.planner import Plan
+from proxy.trace import Trace
+from proxy.upstream.request import forwarded_lines
+from strategies.base import WHOLE, Generation
+
+CHAT = "/v1/chat/completions"
+
+
+@dataclass(slots=True)
+class Requests:
+    """Of one plan (`fanout.Requests`). All branches of the client's own request are the same bytes, but for the seed
+    where the client gave one."""
+
+    call: Call
+    plan: Plan
+    live: bool
+    lines: bytes
+    fastest: Callable[[Served], Backend | None]
+    _own: tuple[bytes, bytes] | None = None  # the body, and the whole request
+
+    @classmethod
+    def of(
+        cls, call: Call, plan: Plan, trace: Trace, *, live: bool, fastest: Callable[[Served], Backend | None]
+    ) -> Requests:
+        """The client's own headers go along, but not its request id: branches are requests of their own, tied together
+        by the trace context."""
+        own = [(name, value) for name, value in call.headers if name not in (b"x-request-id", b"traceparent")]
+        return cls(call, plan, live, forwarded_lines(own) + trace.context_line(), fastest)
+
+    def __call__(self, generation: Generation, index: int) -> tuple[Backend, bytes]:
+        """Raises Unavailable where the judge or the larger model has no backend that serves; InvalidRequest."""
+        if generation is WHOLE:
+            return self.plan.backend, self._whole(index)
+        backend = self._backend(generation)
+        body = upstream_body.branch(self.call, backend.model, live=self.live, generation=generation)
+        seed = self.call.peek.seed
+        if seed is not None and generation.prompt is None:
+            body = upstream_body.with_seed(body, seed + index)
+        path = CHAT if generation.prompt is not None else self.call.path
+        return backend, backend.head(path).with_body(body, self.lines)
+
+    def _whole(self, index: int) -> bytes:
+        backend, seed = self.plan.backend, self.call.peek.seed
+        if self._own is None:
+            body = upstream_body.branch(self.call, backend.model, live=self.live)
+            self._own = body, backend.head(self.call.path).with_body(body, self.lines)
+        body, request = self._own
+        if seed is None or self.plan.branches == 1:
+            return request
+        return backend.head(self.call.path).with_body(upstream_body.with_seed(body, seed + index), self.lines)
+
+    def _backend(self, generation: Generation) -> Backend:
+        if generation.model == "own":
+            return self.plan.backend
+        served = self.plan.served.judge if generation.model == "judge" else self.plan.served.larger
+        backend = self.fastest(served) if served is not None else None
+        if backend is None:
+            raise Unavailable(f"No backend of the {generation.model} model serves now.")
+        return backend

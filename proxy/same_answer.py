@@ -1,0 +1,75 @@
+"""Whether two free texts say the same: by embeddings, or by the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from proxy.catalog import Served
+from proxy.scoring import Scoring
+from proxy.upstream.fetch import fetch
+from strategies.answers import Equivalence, Undecided
+from strategies.answers.text import MOST_CHARS
+
+SAME_AT = 0.9  # cosine similarity
+JUDGE_TIMEOUT_S = 30.0
+_ASKED = (
+    "Question:\n{question}\n\nAnswer A:\n{a}\n\nAnswer B:\n{b}\n\n"
+    "Do both answers say the same in substance? Reply with one word, yes or no."
+)
+
+
+def text_equivalence(served: Served, scoring: Scoring | None, question: Callable[[], str]) -> Equivalence | None:
+    """What the model's configuration asks for (`compare_text`); None: texts are compared as they are written."""
+    match served.config.compare_text:
+        case "embeddings" if scoring is not None:
+            return _ByEmbeddings(scoring)
+        case "judge" if served.judge is not None:
+            return _ByJudge(served.judge, question)
+        case _:
+            return None
+
+
+class _ByEmbeddings:
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring = scoring
+
+    async def same(self, a: str, b: str) -> bool:
+        return (await self._scoring.similarity([a[:MOST_CHARS], b[:MOST_CHARS]]))[0][1] >= SAME_AT
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+
+
+class _Said(msgspec.Struct):
+    choices: list[_Choice]
+
+
+class _ByJudge:
+    def __init__(self, judge: Served, question: Callable[[], str]) -> None:
+        self._judge, self._question = judge, question
+
+    async def same(self, a: str, b: str) -> bool:
+        """Raises Undecided."""
+        backend = self._judge.fastest()
+        if backend is None:
+            raise Undecided("no backend of the judge serves")
+        asked = _ASKED.format(question=self._question(), a=a[:MOST_CHARS], b=b[:MOST_CHARS])
+        body = {
+            "model": backend.model,
+            "messages": [{"role": "user", "content": asked}],
+            "temperature": 0,
+            "max_tokens": 512,
+        }
+        request = backend.head("/v1/chat/completions").with_body(msgspec.json.encode(body))
+        status, answer = await fetch(backend.pool, request, JUDGE_TIMEOUT_S)
+        if status != 200:
+            raise Undecided(f"the judge answered {status}")
+        text = msgspec.json.decode(answer, type=_Said).choices[0].message.content or ""
+        return "yes" in text.rpartition("</think>")[2].lower()

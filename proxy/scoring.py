@@ -1,0 +1,101 @@
+"""The scores that a running strategy asks for: rewards of answers and of their steps, ranks, similarities."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from proxy.backend import Backend
+from proxy.call import Call
+from proxy.pooled import PooledCall, PooledModel, step_ends
+from strategies.base import SCORER_NEEDS, Need, NoScore, Scorer
+
+KINDS: dict[str, Scorer] = {"outcome": "reward", "process": "process-reward", "reranker": "reranker"}
+
+
+class Scoring:
+    """Of one request. `models`: what scores; `step_mark`: the token that ends a step, a new line unless told."""
+
+    def __init__(
+        self,
+        models: Mapping[Scorer, Backend],
+        embedding: Backend | None,
+        call: Call,
+        clock: Callable[[], float],
+        step_mark: str | None = None,
+    ) -> None:
+        self._models = {name: PooledModel(backend, clock) for name, backend in models.items()}
+        self._embedding = PooledModel(embedding, clock) if embedding is not None else None
+        self._call = call
+        self._step_mark = step_mark
+        self._prompt_tokens: int | None = None
+
+    @property
+    def embeds(self) -> bool:
+        return self._embedding is not None
+
+    @property
+    def needs_met(self) -> frozenset[Need]:
+        return frozenset(SCORER_NEEDS[name] for name in self._models)
+
+    @property
+    def calls(self) -> list[PooledCall]:
+        """All that was asked so far, of any model."""
+        models = [*self._models.values(), *([self._embedding] if self._embedding is not None else [])]
+        return [call for model in models for call in model.calls]
+
+    async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
+        """One score of each answer, or one per step. Raises NoScore."""
+        model = self._models.get(by)
+        if model is None:
+            raise NoScore(f"the model has no {by} model")
+        if not texts:
+            return []
+        if by == "reranker":
+            return [[score] for score in await model.rerank(self._call.question(), texts)]
+        if by == "reward":
+            inputs = await self._tokens(model, texts, whole=True)
+            return [[score] for score in await model.classify([tokens for tokens, _ in inputs])]
+        return await self._steps(model, texts)
+
+    async def _steps(self, model: PooledModel, texts: Sequence[str]) -> list[list[float]]:
+        if self._prompt_tokens is None:
+            self._prompt_tokens = await model.prompt_length(self._call.messages())
+        inputs = await self._tokens(model, texts, whole=False)
+        rows = await model.per_token([tokens for tokens, _ in inputs])
+        found = []
+        for (tokens, strs), scores in zip(inputs, rows, strict=True):
+            if len(scores) != len(tokens):
+                raise NoScore(f"{model.backend.name} gave {len(scores)} scores for {len(tokens)} tokens")
+            found.append([scores[at] for at in step_ends(strs, self._prompt_tokens, self._step_mark)])
+        return found
+
+    async def _tokens(
+        self, model: PooledModel, texts: Sequence[str], *, whole: bool
+    ) -> list[tuple[list[int], list[str]]]:
+        messages = self._call.messages()
+
+        async def one(text: str) -> tuple[list[int], list[str]]:
+            chat = [*messages, {"role": "assistant", "content": text}]
+            found = await model.tokens(chat, whole=whole)
+            return found.tokens, found.token_strs or []
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(text)) for text in texts]
+        except ExceptionGroup as failed:
+            raise NoScore(str(failed.exceptions[0])) from failed
+        return [task.result() for task in tasks]
+
+    async def similarity(self, texts: Sequence[str]) -> list[list[float]]:
+        """Cosines, (n, n). Raises NoScore."""
+        if self._embedding is None:
+            raise NoScore("the model has no embedding_model")
+        vectors = np.array(await self._embedding.embed(texts), float)
+        if vectors.ndim != 2:
+            raise NoScore(f"{self._embedding.backend.name} gave no vectors of one length")
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        cosines: list[list[float]] = (unit @ unit.T).tolist()
+        return cosines
