@@ -5,17 +5,15 @@ seconds. Everything but the wire is the real thing: parsing, planning, strategie
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from random import Random
-from typing import Any
 
 from profiler.simulation.completion import Completion
 from profiler.simulation.simulated_backend import SimulatedBackend
 from proxy import catalog as catalogs
-from proxy.config import Config, client_api_keys
+from proxy.config import Config, ConfigError, client_api_keys
 from proxy.metrics import Metrics
 from proxy.probe import Prober
 from proxy.service import Service
@@ -31,7 +29,7 @@ from strategies.registry import Registry
 class InProcessPool(Pool):
     """Hands requests to a simulated backend and its bytes to the sinks, under the limits of a real pool.
 
-    `few_chunks`: streams whose chunks are not wanted one by one come as their first token and the rest, which saves
+    `few_chunks`: streams that nobody watches while they run come as their first token and the rest, which saves
     most of the CPU; a cancelled one gets what was generated until then, as it would have had.
     """
 
@@ -87,7 +85,7 @@ class InProcessPool(Pool):
     def _begin(self, exchange: InProcessExchange) -> None:
         self._running[exchange] = None
         if self._watch is None:
-            self._watch = self.loop.call_later(self.limits.sweep_every_s, self._sweep)
+            self._watch = self.loop.call_later(self.limits.sweep_every_s, self._sweep_silent)
         exchange.begin(*self._parse(exchange.request))
 
     def _parse(self, request: bytes) -> tuple[str, str, bytes]:
@@ -99,7 +97,7 @@ class InProcessPool(Pool):
             self._parsed = (request, method, path, body)
         return self._parsed[1:]
 
-    def _sweep(self) -> None:
+    def _sweep_silent(self) -> None:
         """Ends exchanges that have been silent for too long."""
         self._watch = None
         now, limit_s = self.loop.time(), self.limits.read_timeout_s
@@ -107,13 +105,13 @@ class InProcessPool(Pool):
             if now - exchange.heard_at > limit_s and not exchange.paused:
                 exchange.break_off(ReadTimeout(f"the backend sent nothing for {limit_s:g} s"))
         if self._running:
-            self._watch = self.loop.call_later(self.limits.sweep_every_s, self._sweep)
+            self._watch = self.loop.call_later(self.limits.sweep_every_s, self._sweep_silent)
 
 
 class InProcessExchange(Exchange):
     """An exchange, and the `Reply` that the simulated backend answers to."""
 
-    __slots__ = ("_begun", "_completion", "_held", "_home", "_loop", "_telling", "heard_at")
+    __slots__ = ("_begun", "_completion", "_few", "_held", "_home", "_loop", "_telling", "heard_at")
 
     def __init__(self, pool: InProcessPool, request: bytes, sink: Sink) -> None:
         super().__init__(pool, request, sink)
@@ -121,7 +119,7 @@ class InProcessExchange(Exchange):
         self._completion: Completion | None = None
         self._held: deque[Callable[[], None]] = deque()  # while paused, or while `send` has not returned
         self._begun = False
-        self._telling = False
+        self._few = self._telling = False
         self.heard_at = self._loop.time()
 
     def begin(self, method: str, path: str, body: bytes) -> None:
@@ -131,7 +129,8 @@ class InProcessExchange(Exchange):
         if backend.faults.dead:
             self._loop.call_soon(self.break_off, ConnectFailed("cannot connect: Connection refused"))
             return
-        completion = backend.handle(method, path, body, self, few_chunks=pool.few_chunks)
+        self._few = pool.few_chunks and not getattr(self.sink, "watched", False)
+        completion = backend.handle(method, path, body, self, few_chunks=self._few)
         if completion is not None and not completion.over:
             self._completion = completion
         if self._held:
@@ -144,7 +143,7 @@ class InProcessExchange(Exchange):
             return
         completion, self._completion = self._completion, None
         if completion is not None:
-            if self._home.few_chunks and not self._telling and not self.paused:
+            if self._few and not self._telling and not self.paused:
                 completion.flush()  # without `few_chunks` the sink would have had this by now
             completion.cancel()
         if not self.done:  # else what was flushed has ended it
@@ -263,6 +262,8 @@ async def in_process_service(
 ) -> Service:
     """A started service on the running loop, whose time is its clock; end it with `aclose`. Several may share a fleet:
     replicas. Raises ConfigError."""
+    if config.pooled():
+        raise ConfigError(f"{config.pooled()[0].name}: reward and embedding models are not simulated; leave them out")
     loop = asyncio.get_running_loop()
     registry = registry or Registry.installed()
     catalog = catalogs.build(config, registry, loop.time)
@@ -271,20 +272,17 @@ async def in_process_service(
         backend.pool = InProcessPool(origin, fleet[backend.name], few_chunks=few_chunks)
     traces = _Traces(on_trace)
     prober = Prober(catalog.backends)
-    clocked: dict[str, Any] = {}
-    if any(field.name == "clock" for field in dataclasses.fields(Service)):
-        clocked["clock"] = loop.time
     service = Service(
         config=config,
         registry=registry,
         catalog=catalog,
         traces=traces,
         metrics=Metrics(catalog.backends, traces, catalog.served.values()),
-        prober=prober,
+        probers=(prober,),
         equivalence=_AsWritten(),
         api_keys=client_api_keys(config),
         rng=Random(seed),
-        **clocked,
+        clock=loop.time,
     )
     await prober.start()
     return service

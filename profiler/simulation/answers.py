@@ -19,13 +19,14 @@ from profiler.quality_file import QualityError, StoredQuestion, StoredSample, re
 from profiler.simulation.tokenizer import TOKEN_CHARS, tokens_of
 
 Kind = Literal["math", "choice", "json", "text"]
-_WORDS = (
-    "compute product divided carries reduces notices numbers current totals, however because finally dropped "
-    "another between several checked nothing further instead already exactly smaller greater doubled removed "
-    "applied working adding. results perhaps without problem suppose brought careful rewrite obtains suggest simple."
-).split()
+_WORDS = """
+    compute product divided carries reduces notices numbers current totals, however because finally dropped
+    another between several checked nothing further instead already exactly smaller greater doubled removed
+    applied working adding. results perhaps without problem suppose brought careful rewrite obtains suggest simple.
+""".split()  # noqa: SIM905
 _CYCLE = "".join(f" {word}" for word in _WORDS)  # tokens of one length each: any stretch of them is a slice
 _REMEMBERED_QUESTIONS = 4096
+CONTINUED_AT_LEAST = 8  # tokens, of an answer that goes on from a text
 
 
 @dataclass(slots=True)
@@ -67,15 +68,22 @@ def _words(begin: int, end: int) -> str:
     return (_CYCLE * times)[offset * TOKEN_CHARS : (offset + end - begin) * TOKEN_CHARS]
 
 
-def written(sample: StoredSample, kind: Kind = "math") -> Text:
-    """A sample as a reasoning model would write it, in exactly `sample.tokens` tokens."""
+def written(sample: StoredSample, kind: Kind = "math", *, after: str = "") -> Text:
+    """A sample as a reasoning model would write it, in exactly `sample.tokens` tokens. `after`: what it goes on from;
+    then the tokens of that count, and a thought that is open there goes on."""
     tokens = max(1, sample.tokens)
     opening = ["<think>\n"]
+    if after:
+        opening, tokens = [], max(CONTINUED_AT_LEAST, tokens - len(tokens_of(after)))
+        if "</think>" in after or "<think>" not in after:
+            return _fitted([], _said(sample.answer or "unclear", kind), CONTINUED_AT_LEAST)
     if sample.answer is None:
         if sample.finish_reason == "length":  # cut while it thought
             return Text(opening, tokens - 1, [])
         return _fitted(opening, "\n</think>\nI cannot tell.", tokens)
     said = _said(sample.answer, kind) if sample.finish_reason != "length" else f"The answer is {sample.answer}"
+    if after:
+        return _fitted([" So"], f"\n</think>\n{said}", tokens)
     for before, closing in ((opening, f"\n</think>\n{said}"), ([], said), ([], sample.answer)):
         pieces = tokens_of(closing)
         if len(before) + len(pieces) <= tokens and (before or len(pieces) == tokens):
@@ -126,15 +134,15 @@ class AnswerPool:
         index = None if self.made_up else self._exact.get(text.strip())
         return None if index is None else self._questions[index][0].prompt_tokens
 
-    def sample(self, text: str, random: Random, *, greedy: bool) -> Text:
-        """One of the stored samples of the question that the text asks, or stands for."""
+    def sample(self, text: str, random: Random, *, greedy: bool, after: str = "") -> Text:
+        """One of the stored samples of the question that the text asks, or stands for; `after`: see `written`."""
         question, kind = self._questions[self._index(text)]
         stored = question.greedy
         if question.samples and not greedy:
             stored = question.samples[int(random.random() * len(question.samples))]
-        text = written(stored, kind)
-        text.finish_reason = "length" if stored.finish_reason == "length" else "stop"
-        return text
+        answer = written(stored, kind, after=after)
+        answer.finish_reason = "length" if stored.finish_reason == "length" else "stop"
+        return answer
 
     def _index(self, text: str) -> int:
         stripped = text.strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ from profiler.simulation.kv_memory import Prompt
 from profiler.simulation.tokenizer import Vocabulary, prompt_of, tokens_of
 
 COMPLETION_MAX_TOKENS = 16  # vLLM's default for text completions
-TEMPLATE_TOKENS = 4  # that open the answer in a chat's template
 MAX_N = 128
 
 
@@ -55,6 +55,9 @@ class _Body(msgspec.Struct):
     include_stop_str_in_output: bool | None = None
     logprobs: bool | int | None = None
     top_logprobs: int | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    thinking_token_budget: int | None = None
 
 
 _decode = msgspec.json.Decoder(_Body, strict=True).decode
@@ -62,10 +65,16 @@ _decode = msgspec.json.Decoder(_Body, strict=True).decode
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt: its tokens, and the text that an answer is looked up by."""
+    """One prompt: its tokens, the text that an answer is looked up by, and what the answer goes on from.
+
+    `told`: the number of prompt tokens that the client is told: for a question of the pool, the model's own.
+    """
 
     prompt: Prompt
     text: str
+    pieces: Sequence[str]
+    told: int
+    continues: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +112,9 @@ class Reader:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise bad_request(f"the body is not valid: {error}") from error
         self.check_model(asked.model)
-        questions = (self._chat(asked.messages),) if chat else self._prompts(asked.prompt)
+        if asked.thinking_token_budget is not None:
+            raise bad_request("thinking_token_budget is not simulated", "thinking_token_budget")
+        questions = (self._chat(asked),) if chat else self._prompts(asked.prompt)
         options = asked.stream_options or _StreamOptions()
         stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
         n = asked.n or 1
@@ -117,7 +128,7 @@ class Reader:
             usage_at_end=bool(options.include_usage),
             usage_always=bool(options.include_usage and options.continuous_usage_stats),
             every=max(1, asked.stream_interval or 1),
-            limits=tuple(self._limit(asked, question.prompt.tokens, chat=chat) for question in questions),
+            limits=tuple(self._limit(asked, question, chat=chat) for question in questions),
             min_tokens=asked.min_tokens or 0,
             ignore_eos=bool(asked.ignore_eos),
             greedy=asked.temperature == 0,
@@ -134,23 +145,33 @@ class Reader:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise bad_request(f"the body is not valid: {error}") from error
         self.check_model(asked.model)
-        return self._chat(asked.messages) if asked.messages is not None else self._prompts(asked.prompt)[0]
+        return self._chat(asked) if asked.messages is not None else self._prompts(asked.prompt)[0]
 
     def check_model(self, name: str | None) -> None:
         if name is not None and name != self._model:
             raise Refused(404, "NotFoundError", f"The model `{name}` does not exist.", "model")
 
-    def _chat(self, messages: list[dict[str, Any]] | None) -> Question:
+    def _chat(self, asked: _Body) -> Question:
+        messages = asked.messages
         if not messages:
             raise bad_request("messages: at least one message is needed", "messages")
-        texts = [_text(message) for message in messages]
-        asking = next((text for m, text in zip(messages, texts, strict=True) if m.get("role") != "system"), "")
-        users = [text for message, text in zip(messages, texts, strict=True) if message.get("role") == "user"]
-        pieces = [piece for text in texts for piece in ("<|im_start|>", *tokens_of(text), "<|im_end|>", "\n")]
-        count = self._pool.prompt_tokens(texts[0]) if len(texts) == 1 else None
-        if count is None:
-            count = len(pieces) + TEMPLATE_TOKENS
-        return Question(prompt_of(pieces, count), users[-1] if users else asking)
+        roles, texts = [str(message.get("role", "")) for message in messages], [_text(message) for message in messages]
+        going_on = bool(asked.continue_final_message)
+        if going_on and roles[-1] != "assistant":
+            raise bad_request("continue_final_message needs an assistant's message at the end", "messages")
+        pieces = [
+            piece
+            for role, text in zip(roles, texts, strict=True)
+            for piece in ("<|im_start|>", f"{role}\n", *tokens_of(text), "<|im_end|>", "\n")
+        ]
+        if going_on:
+            del pieces[-2:]
+        elif asked.add_generation_prompt is not False:
+            pieces += ["<|im_start|>", "assistant\n"]
+        users = [text for role, text in zip(roles, texts, strict=True) if role == "user"]
+        told = self._pool.prompt_tokens(texts[0]) if len(texts) == 1 else None
+        text = users[-1] if users else texts[-1]
+        return Question(prompt_of(pieces), text, pieces, told or len(pieces), texts[-1] if going_on else "")
 
     def _prompts(self, prompt: Any) -> tuple[Question, ...]:
         """A text, a list of token ids, or a list of either."""
@@ -166,21 +187,23 @@ class Reader:
         raise bad_request("prompt: a text, a list of token ids, or a list of either is needed", "prompt")
 
     def _prompt(self, text: str) -> Question:
-        return Question(prompt_of(tokens_of(text) or [""]), text)
+        pieces = tokens_of(text) or [""]
+        return Question(prompt_of(pieces), text, pieces, len(pieces))
 
     def _ids(self, ids: list[int]) -> Question:
-        return Question(prompt_of(ids), self._vocabulary.decode(ids[:64]))
+        return Question(prompt_of(ids), self._vocabulary.decode(ids[:64]), (), len(ids))
 
-    def _limit(self, asked: _Body, prompt_tokens: int, *, chat: bool) -> int:
-        room = self._max_len - prompt_tokens
+    def _limit(self, asked: _Body, question: Question, *, chat: bool) -> int:
+        tokens = max(question.prompt.tokens, question.told)
+        room = self._max_len - tokens
         wanted = asked.max_completion_tokens or asked.max_tokens or (room if chat else COMPLETION_MAX_TOKENS)
         if wanted < 1 or room < wanted:
             raise bad_request(
-                f"This model's maximum context length is {self._max_len} tokens. However, you requested {wanted} output "
-                f"tokens and your prompt contains {prompt_tokens} input tokens. Please reduce either of them.",
+                f"This model's maximum context length is {self._max_len} tokens. However, you requested {wanted} "
+                f"output tokens and your prompt contains {tokens} input tokens. Please reduce either of them.",
                 "max_tokens",
             )
-        return wanted
+        return int(wanted)
 
 
 def _top(asked: _Body, *, chat: bool) -> int | None:

@@ -91,7 +91,7 @@ class Completion:
         self._backend, self._asked, self._reply, self.choices = backend, asked, reply, choices
         self._identity = identity
         self._left, self._sent = len(choices), 0
-        self._prompt_tokens = sum(question.prompt.tokens for question in asked.questions)
+        self._prompt_tokens = sum(question.told for question in asked.questions)
         self._writer = (
             vllm_text.StreamWriter(identity, backend.created, backend.model, chat=asked.chat) if asked.stream else None
         )

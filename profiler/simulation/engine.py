@@ -282,7 +282,7 @@ class Engine:
         stretch.alarm = self._clock.at(stretch.end_s(stretch.steps), self._boundary)
 
     def _boundary(self) -> None:
-        """A stretch has ended: prompts that are computed have their first token, listeners are told, the next begins."""
+        """A stretch has ended: computed prompts have their first token, listeners are told, the next begins."""
         stretch = self._stretch
         assert stretch is not None
         now = stretch.end_s(stretch.steps)

@@ -119,10 +119,9 @@ class SimulatedBackend:
 
     def _tokenize(self, body: bytes) -> bytes:
         question = self._reader.question(body)
-        tokens = self._vocabulary.encode(question.text)
-        count, max_len = question.prompt.tokens, self.engine.spec.max_model_len
-        padded = (tokens + [0] * (count - len(tokens)))[:count]
-        return msgspec.json.encode({"count": count, "max_model_len": max_len, "tokens": padded, "token_strs": None})
+        tokens, max_len = self._vocabulary.encode(question.pieces), self.engine.spec.max_model_len
+        told = {"count": question.told, "max_model_len": max_len, "tokens": tokens, "token_strs": None}
+        return msgspec.json.encode(told)
 
     def _detokenize(self, body: bytes) -> bytes:
         try:
@@ -162,13 +161,13 @@ class SimulatedBackend:
         return found
 
     def _choices(self, asked: Asked) -> list[Choice]:
-        choices = []
+        choices: list[Choice] = []
         for question, limit in zip(asked.questions, asked.limits, strict=True):
             for number in range(asked.n):
                 random = self._random
                 if asked.seed is not None:
                     random = Random(f"{asked.seed} {number} {question.text}")
-                text = self._answers.sample(question.text, random, greedy=asked.greedy)
+                text = self._answers.sample(question.text, random, greedy=asked.greedy, after=question.continues)
                 seed = random.getrandbits(32) if asked.top_logprobs is not None else 0
                 choices.append(Choice.of(len(choices), question.prompt, text, asked, limit, seed))
         return choices

@@ -26,8 +26,8 @@ class Vocabulary:
     def __init__(self) -> None:
         self._pieces: dict[int, str] = {}
 
-    def encode(self, text: str) -> list[int]:
-        return [self._id(piece) for piece in tokens_of(text)]
+    def encode(self, pieces: Iterable[str]) -> list[int]:
+        return [self._id(piece) for piece in pieces]
 
     def decode(self, ids: Iterable[int]) -> str:
         """An id that was never seen reads as its number."""
@@ -40,15 +40,10 @@ class Vocabulary:
         return token
 
 
-def prompt_of(tokens: Sequence[int] | Sequence[str], count: int | None = None) -> Prompt:
-    """A prompt of these tokens; `count`: how many they are said to be, where the pieces only tell prompts apart."""
-    length = len(tokens) if count is None else count
+def prompt_of(tokens: Sequence[int] | Sequence[str]) -> Prompt:
+    """A prompt of these tokens, whichever way they tell them apart."""
     blocks, parent = [], 0
-    for end in range(KV_BLOCK_TOKENS, min(length, len(tokens)) + 1, KV_BLOCK_TOKENS):
+    for end in range(KV_BLOCK_TOKENS, len(tokens) + 1, KV_BLOCK_TOKENS):
         parent = hash((parent, *tokens[end - KV_BLOCK_TOKENS : end]))
         blocks.append(parent)
-    if count is not None and len(tokens) < count:  # the last pieces stand for more tokens
-        for number in range(len(blocks), count // KV_BLOCK_TOKENS):
-            parent = hash((parent, number, *tokens[number * KV_BLOCK_TOKENS :]))
-            blocks.append(parent)
-    return Prompt(length, tuple(blocks))
+    return Prompt(len(tokens), tuple(blocks))

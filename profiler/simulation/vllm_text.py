@@ -79,7 +79,7 @@ def whole(identity: str, created: int, model: str, pieces: Sequence[Piece], usag
     for piece in pieces:
         said: dict[str, Any] = {"text": piece.text}
         if chat:
-            message = {"role": "assistant", "content": piece.text, "refusal": None, "tool_calls": []}
+            message: dict[str, Any] = {"role": "assistant", "content": piece.text, "refusal": None, "tool_calls": []}
             said = {"message": {**message, "reasoning_content": None}}
         end = {"logprobs": piece.logprobs, "finish_reason": piece.finish_reason, "stop_reason": piece.stop_reason}
         choices.append({"index": piece.index, **said, **end})

@@ -44,6 +44,8 @@ async def _serve(config: Config, how: Simulation) -> None:
             )
         for name in made_up_answers(config):
             click.echo(f"{name} has no quality table: its questions and answers are invented")
+        for one in config.pooled():
+            click.echo(f"{one.name} is not simulated: reward and embedding models need an engine")
         gc.freeze()
         click.echo("the simulated fleet is up; Ctrl-C stops it")
         await stop_event().wait()

@@ -47,6 +47,15 @@ def test_a_sample_without_an_answer_gives_none() -> None:
     assert extract(whole(written(StoredSample(None, 40, "stop", False)))) is None
 
 
+def test_what_goes_on_from_a_thought_ends_it_and_answers() -> None:
+    sample = StoredSample("72", 300, "stop", True)
+    for after in ("<think>\nWait, let me see", "<think>\nso</think>\nThe"):
+        text = written(sample, after=after)
+        assert "<think>" not in whole(text)
+        assert extract(after + whole(text)) == "72"
+    assert written(sample, after="<think>\nWait, let me see").tokens == 300 - 5
+
+
 def test_any_stretch_is_a_slice_and_a_text_goes_on_beyond_its_end() -> None:
     text = written(StoredSample("72", 300, "stop", True))
     for begin, end in ((0, 1), (0, 300), (17, 33), (295, 300), (290, 310), (320, 350)):
@@ -91,14 +100,12 @@ def test_without_a_table_questions_are_made_up() -> None:
 def test_what_was_encoded_is_decoded_and_ids_are_the_same_in_every_run() -> None:
     text = "What is  2 + 2?\nSay it with extraordinary care. "
     vocabulary = Vocabulary()
-    assert vocabulary.decode(vocabulary.encode(text)) == text
-    assert vocabulary.encode(text) == Vocabulary().encode(text)
+    pieces = tokens_of(text)
+    assert vocabulary.decode(vocabulary.encode(pieces)) == text
+    assert vocabulary.encode(pieces) == Vocabulary().encode(pieces)
 
 
 def test_prompts_share_the_blocks_of_their_common_beginning() -> None:
     a, b = prompt_of([*range(40), 1, 2, 3]), prompt_of([*range(40), 7])
     assert a.blocks[:2] == b.blocks[:2] and len(a.blocks) == 2
     assert prompt_of([9, *range(40)]).blocks[0] != a.blocks[0]
-    few = prompt_of(["a", "b"], 64)
-    assert (few.tokens, len(few.blocks)) == (64, 4)
-    assert few.blocks[0] != prompt_of(["a", "c"], 64).blocks[0]

@@ -1,6 +1,7 @@
 """The simulated engine does what vLLM's V1 scheduler does, and its times are what the step-time model says."""
 
 from dataclasses import replace
+from itertools import pairwise
 from statistics import median
 
 import pytest
@@ -211,7 +212,7 @@ def test_drafts_are_accepted_as_often_as_told(acceptance: float) -> None:
     assert generated / (generated - accepted) == pytest.approx(acceptance, rel=0.01)
     assert drafts == generated - accepted - 20
     heard = [[tokens for _, tokens in branch.heard] for branch in branches]
-    given = {b - a for tokens in heard for a, b in zip(tokens, tokens[1:], strict=False)}
+    given = {b - a for tokens in heard for a, b in pairwise(tokens)}
     assert given <= {1, 2, 3} and max(given) <= acceptance + 1
     assert branches[0].end_s == pytest.approx(20e-4 + 599 / acceptance * step_s(20), rel=0.01)
 

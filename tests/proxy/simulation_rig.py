@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 import profiler.tinymath
-import proxy.fanout
-import proxy.handler
-import proxy.passing
-import proxy.scale
 from profiler import profile_file
 from profiler.profile_file import Profile, Range
 from profiler.quality_file import StoredQuestion, read_samples
@@ -106,15 +100,3 @@ async def served(path: Path, how: Simulation | None = None) -> AsyncIterator[Ser
             yield rig
         finally:
             await rig.client.aclose()
-
-
-@pytest.fixture
-def virtual_monotonic(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], float]], None]:
-    """Until the service has a clock of its own: the request path's `time.monotonic` is the loop's."""
-
-    def use(clock: Callable[[], float]) -> None:
-        for module in (proxy.scale, proxy.handler, proxy.fanout, proxy.passing):
-            if hasattr(module, "time"):
-                monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock, time=lambda: 0.0))
-
-    return use

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from simulation_rig import QUESTIONS, STEP, chat, make_profile, served, virtual_monotonic, write_config
+from simulation_rig import QUESTIONS, STEP, chat, make_profile, served, write_config
 
 from profiler import profile_file
 from profiler.simulation.clock import LoopClock
@@ -17,7 +17,8 @@ from profiler.simulation.faults import Fault
 from profiler.simulation.loop import VirtualLoop, run_virtually
 from profiler.simulation.simulated_backend import SimulatedBackend
 from profiler.steptime import StepTime
-from proxy.config import Config, load
+from proxy.branch import BranchStream
+from proxy.config import Config, ConfigError, load
 from proxy.handler import Handler
 from proxy.in_process import InProcessPool, in_process_service
 from proxy.in_process_client import Answer, InProcessClient, ask
@@ -28,8 +29,6 @@ from proxy.upstream.fetch import fetch
 from proxy.upstream.pool import Limits, Origin
 from strategies.answers.extract import extract
 
-__all__ = ["virtual_monotonic"]
-Use = Callable[[Callable[[], float]], None]
 VOTE = {"tts": {"strategy": "self-consistency", "n": 8, "stop": "all"}}
 
 
@@ -44,12 +43,11 @@ class World:
         return await ask(self.handler, chat(**members), on_client=on_client)
 
 
-def live(path: Path, use: Use, story: Callable[[World], Awaitable[Any]], *, few: bool = False, seed: int = 0) -> Any:
+def live(path: Path, story: Callable[[World], Awaitable[Any]], *, few: bool = False, seed: int = 0) -> Any:
     """Runs a story in a world of its own; nothing may be left running at its end."""
 
     async def main() -> Any:
         loop = asyncio.get_running_loop()
-        use(loop.time)
         config = load(path, {})
         fleet = simulated_backends(config, LoopClock(loop), Simulation(seed=seed, noise=False))
         traces: list[Trace] = []
@@ -74,7 +72,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("few", [False, True])
-def test_a_vote_is_answered_priced_and_traced(path: Path, virtual_monotonic: Use, few: bool) -> None:
+def test_a_vote_is_answered_priced_and_traced(path: Path, few: bool) -> None:
     async def story(world: World) -> None:
         answer = await world.ask(**VOTE, slo={"latency_ms": 5000})
         assert answer.status == 200
@@ -88,11 +86,11 @@ def test_a_vote_is_answered_priced_and_traced(path: Path, virtual_monotonic: Use
         firsts = [branch.first_token_ms for branch in trace.branches]
         assert all(first is not None and 4 < first < 30 for first in firsts)
 
-    live(path, virtual_monotonic, story, few=few)
+    live(path, story, few=few)
 
 
 @pytest.mark.parametrize("few", [False, True])
-def test_a_deadline_cuts_and_cut_branches_keep_what_they_had(path: Path, virtual_monotonic: Use, few: bool) -> None:
+def test_a_deadline_cuts_and_cut_branches_keep_what_they_had(path: Path, few: bool) -> None:
     async def story(world: World) -> list[int]:
         answer = await world.ask(**VOTE, slo={"latency_ms": 120})
         assert answer.latency_s == pytest.approx(0.12, abs=0.03) and answer.latency_s <= 0.12
@@ -101,18 +99,38 @@ def test_a_deadline_cuts_and_cut_branches_keep_what_they_had(path: Path, virtual
         assert cut and all(60 < branch.completion_tokens < 130 for branch in cut)
         return [branch.completion_tokens for branch in cut]
 
-    live(path, virtual_monotonic, story, few=few)
+    live(path, story, few=few)
 
 
-def test_few_chunks_change_nothing_but_the_chunks(path: Path, virtual_monotonic: Use) -> None:
+def test_few_chunks_change_nothing_but_the_chunks(path: Path) -> None:
     async def story(world: World) -> list[tuple[float, int]]:
         answers = await asyncio.gather(*(world.ask(question=q.question, **VOTE) for q in QUESTIONS[:6]))
         return [(round(a.latency_s, 9), a.json()["usage"]["completion_tokens"]) for a in answers]
 
-    assert live(path, virtual_monotonic, story) == live(path, virtual_monotonic, story, few=True)
+    assert live(path, story) == live(path, story, few=True)
 
 
-def test_streams_and_pass_through(path: Path, virtual_monotonic: Use) -> None:
+def test_progress_is_seen_although_chunks_are_few(path: Path) -> None:
+    """What watches its branches gets their chunks, whatever the pool saves elsewhere."""
+
+    async def story(world: World) -> None:
+        heard = []
+        backend = world.service.catalog.backends[0]
+        over = asyncio.Event()
+        branch = BranchStream(0, backend, world.service.clock, lambda branch: over.set())
+        branch.tell_progress(16, lambda branch: heard.append(branch.completion_tokens))
+        body = {**chat(temperature=0), "stream": True, "stream_interval": 16}
+        body |= {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+        request = backend.head("/v1/chat/completions").with_body(msgspec.json.encode(body))
+        branch.exchange = backend.pool.send(request, branch)
+        await over.wait()
+        assert len(heard) >= QUESTIONS[0].greedy.tokens // 16
+        assert backend.capabilities is not None and backend.capabilities.able["continuation"]
+
+    live(path, story, few=True)
+
+
+def test_streams_and_pass_through(path: Path) -> None:
     async def story(world: World) -> None:
         plain = await world.ask(temperature=0)
         assert plain.json()["usage"]["completion_tokens"] == QUESTIONS[0].greedy.tokens
@@ -123,10 +141,10 @@ def test_streams_and_pass_through(path: Path, virtual_monotonic: Use) -> None:
         voted = await world.ask(stream=True, **VOTE)
         assert voted.body.startswith(b": ") and voted.body.endswith(b"data: [DONE]\n\n")
 
-    live(path, virtual_monotonic, story)
+    live(path, story)
 
 
-def test_a_client_that_leaves_takes_its_branches_along(path: Path, virtual_monotonic: Use) -> None:
+def test_a_client_that_leaves_takes_its_branches_along(path: Path) -> None:
     async def story(world: World) -> None:
         loop = asyncio.get_running_loop()
         answer = await world.ask(**VOTE, on_client=lambda client: loop.call_later(0.05, client.leave))
@@ -134,10 +152,10 @@ def test_a_client_that_leaves_takes_its_branches_along(path: Path, virtual_monot
         assert world.traces[0].outcome == "client_gone"
         assert answer.latency_s == pytest.approx(0.05, abs=0.01)
 
-    live(path, virtual_monotonic, story)
+    live(path, story)
 
 
-def test_a_dead_backend_is_left_out_and_comes_back(path: Path, virtual_monotonic: Use) -> None:
+def test_a_dead_backend_is_left_out_and_comes_back(path: Path) -> None:
     async def story(world: World) -> None:
         world.fleet["a"].inflict(Fault("die"))
         answers = [await world.ask(**VOTE) for _ in range(4)]
@@ -148,10 +166,10 @@ def test_a_dead_backend_is_left_out_and_comes_back(path: Path, virtual_monotonic
         await asyncio.sleep(3)
         assert all(backend.health.serving for backend in world.service.catalog.backends)
 
-    live(path, virtual_monotonic, story)
+    live(path, story)
 
 
-def test_branches_lost_midway_are_no_lost_request(path: Path, virtual_monotonic: Use) -> None:
+def test_branches_lost_midway_are_no_lost_request(path: Path) -> None:
     async def story(world: World) -> None:
         async def kill() -> None:
             await asyncio.sleep(0.03)
@@ -163,21 +181,22 @@ def test_branches_lost_midway_are_no_lost_request(path: Path, virtual_monotonic:
         outcomes = [branch.outcome for branch in world.traces[0].branches]
         assert outcomes.count("failed") == 8 and outcomes.count("completed") == 8
 
-    live(path, virtual_monotonic, story)
+    live(path, story)
 
 
-def test_a_stalled_backend_ends_by_the_read_timeout(tmp_path: Path, virtual_monotonic: Use) -> None:
+def test_a_stalled_backend_ends_by_the_read_timeout(tmp_path: Path) -> None:
     async def story(world: World) -> None:
+        await asyncio.sleep(1)  # the probes of what it can are over
         world.fleet["a"].inflict(Fault("stall"))
         began = asyncio.get_running_loop().time()
         answer = await world.ask(**VOTE)
         assert answer.status == 502
         assert asyncio.get_running_loop().time() - began == pytest.approx(Limits().read_timeout_s, abs=1)
 
-    live(write_config(tmp_path, "a"), virtual_monotonic, story)
+    live(write_config(tmp_path, "a"), story)
 
 
-def test_the_same_seed_gives_the_same_minute_of_traffic(path: Path, virtual_monotonic: Use) -> None:
+def test_the_same_seed_gives_the_same_minute_of_traffic(path: Path) -> None:
     async def story(world: World) -> list[tuple[str | None, float, int]]:
         random, answers = Random(1), list[Answer]()
 
@@ -191,8 +210,8 @@ def test_the_same_seed_gives_the_same_minute_of_traffic(path: Path, virtual_mono
                 group.create_task(one())
         return [(a.header("x-tts-backend"), a.latency_s, a.status) for a in answers]
 
-    first, again = (live(path, virtual_monotonic, story, few=True, seed=3) for _ in range(2))
-    other = live(path, virtual_monotonic, story, few=True, seed=4)
+    first, again = (live(path, story, few=True, seed=3) for _ in range(2))
+    other = live(path, story, few=True, seed=4)
     assert first == again != other
     assert {backend for backend, _, _ in first} == {"a", "b"}
 
@@ -214,6 +233,18 @@ def test_no_more_exchanges_than_the_pool_allows(path: Path) -> None:
         assert pool.busy_connections == 0
 
     run_virtually(main())
+
+
+def test_models_that_are_not_simulated_are_told(path: Path) -> None:
+    text = path.read_text().replace(
+        "- backends:", "- embedding_model: {name: e, url: http://x:1, kind: embedding}\n  backends:"
+    )
+    path.write_text(text)
+
+    async def story(world: World) -> None: ...
+
+    with pytest.raises(ConfigError, match="e: reward and embedding models are not simulated"):
+        live(path, story)
 
 
 def test_closing_a_pool_fails_what_runs(path: Path) -> None:
@@ -279,11 +310,11 @@ def test_wall_time_over_http_and_virtual_time_agree(tmp_path: Path) -> None:
     assert median(w / v for w, v in zip(wall, virtual, strict=True)) == pytest.approx(1.0, abs=0.03)
 
 
-def test_a_virtual_loop_is_what_these_tests_run_on(path: Path, virtual_monotonic: Use) -> None:
+def test_a_virtual_loop_is_what_these_tests_run_on(path: Path) -> None:
     async def story(world: World) -> None:
         assert isinstance(asyncio.get_running_loop(), VirtualLoop)
         began = asyncio.get_running_loop().time()
         await asyncio.sleep(600)  # the probes look 1,200 times meanwhile
         assert asyncio.get_running_loop().time() - began == pytest.approx(600)
 
-    live(path, virtual_monotonic, story)
+    live(path, story)
