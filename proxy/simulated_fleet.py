@@ -12,7 +12,7 @@ from profiler.profile_file import Profile, ProfileError
 from profiler.simulation.answers import AnswerPool
 from profiler.simulation.clock import Clock
 from profiler.simulation.drafts import draft_tokens
-from profiler.simulation.engine import DEFAULT_BATCHED_TOKENS, EngineSpec
+from profiler.simulation.engine_spec import DEFAULT_BATCHED_TOKENS, EngineSpec
 from profiler.simulation.server import BackendServer
 from profiler.simulation.simulated_backend import SimulatedBackend
 from proxy.config import BackendConfig, Config, ConfigError

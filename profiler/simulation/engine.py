@@ -21,60 +21,23 @@ import heapq
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from itertools import count
-from math import floor, sqrt
+from math import floor
 from random import Random
 
-from profiler.profile_file import Profile
-from profiler.simulation.clock import Alarm, Clock
-from profiler.simulation.drafts import Accepted, draft_tokens
+from profiler.simulation.clock import Clock
+from profiler.simulation.decoding import Decoding
+from profiler.simulation.drafts import Accepted
+from profiler.simulation.engine_spec import EngineSpec
 from profiler.simulation.generation import Generation, Listener
 from profiler.simulation.kv_memory import KvMemory, Prompt
 from profiler.simulation.pace import Pace
-from profiler.steptime import StepTime
+from profiler.simulation.stretch import Stretch
 
-DEFAULT_KV_TOKENS = 262_144
-DEFAULT_BATCHED_TOKENS = 2048
 PROMPTS_KNOWN_TO_HOST = 4096
 
 
 class QueueFull(Exception):
     """As many requests wait as may."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSpec:
-    """What an engine is: its timing and its limits. `sigma`: of `Pace`; `max_waiting` None: no limit."""
-
-    step_time: StepTime
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = DEFAULT_BATCHED_TOKENS
-    kv_tokens: int = DEFAULT_KV_TOKENS
-    max_model_len: int = 32_768
-    acceptance_length: float = 1.0
-    draft_tokens: int = 0
-    prefix_caching: bool = True
-    max_waiting: int | None = None
-    sigma: float = 0.0
-    seed: int = 0
-
-    @classmethod
-    def of_profile(cls, profile: Profile, *, max_model_len: int | None = None, seed: int = 0) -> EngineSpec:
-        """As measured; a length limit of what was measured, rounded up, where none is given."""
-        measured = profile.range.max_prompt + profile.range.max_output
-        kv_tokens = int(profile.environment.get("kv_cache_tokens") or DEFAULT_KV_TOKENS)
-        speculates = profile.acceptance_length > 1.0
-        return cls(
-            step_time=profile.step_time,
-            max_num_seqs=profile.max_num_seqs,
-            kv_tokens=kv_tokens,
-            max_model_len=min(max_model_len or 1 << measured.bit_length(), kv_tokens),
-            acceptance_length=profile.acceptance_length,
-            draft_tokens=draft_tokens(profile.environment.get("speculative"), profile.acceptance_length)
-            if speculates
-            else 0,
-            sigma=profile.residual_sigma,
-            seed=seed,
-        )
 
 
 @dataclass(slots=True)
@@ -92,32 +55,6 @@ class Counters:
     aborted: int = 0
 
 
-class _Stretch:
-    """`steps` equal steps from `began_s`: with K own tokens in step i of K0 + growth·i, until the next event."""
-
-    __slots__ = ("alarm", "base_s", "began_s", "growth_s", "steps")
-
-    def __init__(self, began_s: float, steps: int, base_s: float, growth_s: float) -> None:
-        self.began_s, self.steps, self.base_s, self.growth_s = began_s, steps, base_s, growth_s
-        self.alarm: Alarm | None = None
-
-    def end_s(self, steps: int) -> float:
-        return self.began_s + steps * self.base_s + self.growth_s * (steps * (steps - 1) / 2)
-
-    def steps_by(self, now_s: float) -> int:
-        """Whole steps that have ended by then."""
-        elapsed = now_s - self.began_s
-        if elapsed <= 0:
-            return 0
-        half = self.growth_s / 2
-        linear = self.base_s - half
-        if half <= 1e-18:
-            found = elapsed / max(self.base_s, 1e-12)
-        else:
-            found = (sqrt(linear * linear + 4 * half * elapsed) - linear) / (2 * half)
-        return min(self.steps, floor(found + 1e-9))
-
-
 class Engine:
     """Deterministic for its spec, its clock and what it is asked. Not thread-safe; listeners run inside its events."""
 
@@ -128,7 +65,6 @@ class Engine:
         self.counters = Counters()
         self._phases = Random(spec.seed) if spec.draft_tokens else None  # None: no speculation
         self._per_step = spec.acceptance_length if spec.draft_tokens else 1.0
-        self._g_s: dict[int, float] = {}
         self._host_free_s = 0.0
         self._waking = False
         self._host_knows: OrderedDict[tuple[int, int], None] = OrderedDict()
@@ -143,14 +79,10 @@ class Engine:
         self._doomed: list[Generation] = []
         self._events: list[tuple[int, int, Generation]] = []  # by the step after which the listener is told
         self._steps = 0  # ended, as of the stretch's begin
-        self._decoding = 0
-        self._sum_base = 0  # of the decoding branches
-        self._own = 0.0  # tokens of decoding branches' prompts that nobody shares; a step reads them at c_kv
-        self._shared = 0  # the others', counted for each
-        self._sharers: dict[tuple[int, int], int] = {}
+        self._decoding = Decoding(self.spec.step_time, self._per_step, sharing=self.spec.prefix_caching)
         self._tails = 0  # tokens of running branches' prompts that are in no whole block
         self._ahead = 0  # tokens that prefilling branches had generated before they were preempted
-        self._stretch: _Stretch | None = None
+        self._stretch: Stretch | None = None
 
     # -- asking --
 
@@ -276,7 +208,7 @@ class Engine:
             stretch.steps = steps
             self._schedule(stretch)
 
-    def _schedule(self, stretch: _Stretch) -> None:
+    def _schedule(self, stretch: Stretch) -> None:
         if stretch.alarm is not None:
             stretch.alarm.cancel()
         stretch.alarm = self._clock.at(stretch.end_s(stretch.steps), self._boundary)
@@ -321,9 +253,7 @@ class Engine:
         self.counters.first_tokens += generation.steps_done < 0
         generation.steps_done += 1
         generation.base = self._steps - generation.steps_done
-        self._decoding += 1
-        self._sum_base += generation.base
-        self._share(generation.prompt)
+        self._decoding.add(generation.prompt, generation.base)
 
     def _tell(self, generation: Generation, now: float) -> None:
         """The listener, if it is due, and the next event."""
@@ -351,10 +281,8 @@ class Engine:
             self._prefilling.remove(generation)
             self._ahead -= generation.tokens_after(generation.steps_done)
         else:
-            self._decoding -= 1
-            self._sum_base -= generation.base
+            self._decoding.remove(generation.prompt, generation.base)
             generation.steps_done = self._steps - generation.base
-            self._unshare(generation.prompt)
         if generation.state != "waiting":
             self.counters.generated += generation.tokens_after(generation.steps_done)
             self.counters.decode_steps += max(0, generation.steps_done)
@@ -364,30 +292,25 @@ class Engine:
     def _plan(self, now: float) -> None:
         """Decide what the next steps do, and when they end."""
         self._bury()
-        while self._decoding and self._steps_in_memory() < 1 and len(self._running) > 1:
+        while self._decoding.branches and self._steps_in_memory() < 1 and len(self._running) > 1:
             self._preempt()
         chunks, computing_s = self._chunks()
         if not self._running:
             return
         self.memory.make_room(self._own_memory(self._steps))
-        step, pace = self.spec.step_time, self.pace.at(now)
-        decoding = self._decoding
-        base_s = growth_s = 0.0
-        if decoding:
-            kv = self._own + self._generated(self._steps)
-            base_s = self._g(decoding) + step.c_kv_s * kv + step.c_shared_s * self._shared
-            growth_s = step.c_kv_s * self._per_step * decoding
+        pace, decoding = self.pace.at(now), self._decoding
+        base_s, growth_s = decoding.step_s(self._steps) if decoding.branches else (0.0, 0.0)
         if chunks:
-            both_s = base_s + min(step.stall, 1.0) * computing_s if decoding else 0.0
-            self._begin(_Stretch(now, 1, pace * max(computing_s, both_s), 0.0))
+            both_s = base_s + min(self.spec.step_time.stall, 1.0) * computing_s if decoding.branches else 0.0
+            self._begin(Stretch(now, 1, pace * max(computing_s, both_s), 0.0))
             return
-        stretch = _Stretch(now, self._steps_ahead(), pace * base_s, pace * growth_s)
+        stretch = Stretch(now, self._steps_ahead(), pace * base_s, pace * growth_s)
         until = self.pace.constant_until(now)
         if stretch.end_s(stretch.steps) > until:
             stretch.steps = max(1, stretch.steps_by(until))
         self._begin(stretch)
 
-    def _begin(self, stretch: _Stretch) -> None:
+    def _begin(self, stretch: Stretch) -> None:
         self._stretch = stretch
         self._schedule(stretch)
 
@@ -401,7 +324,7 @@ class Engine:
 
     def _chunks(self) -> tuple[int, float]:
         """Prompt tokens that the next step computes, and the seconds that computing them takes."""
-        budget = self.spec.max_num_batched_tokens - self._decoding * (1 + self.spec.draft_tokens)
+        budget = self.spec.max_num_batched_tokens - self._decoding.branches * (1 + self.spec.draft_tokens)
         step, tokens, squares = self.spec.step_time, 0, 0
         planned = 0
         while budget > 0:
@@ -429,7 +352,7 @@ class Engine:
         generation = self.waiting[0]
         before = generation.tokens_after(generation.steps_done)
         own = self._own_memory(self._steps)
-        needed = self.memory.new_tokens(generation.prompt) + before + self._per_step * (self._decoding + 1)
+        needed = self.memory.new_tokens(generation.prompt) + before + self._per_step * (self._decoding.branches + 1)
         if self.memory.in_blocks + own + needed > self.spec.kv_tokens and self._running:
             return None
         self.waiting.popleft()
@@ -454,49 +377,10 @@ class Engine:
         self._remove(generation)
         self.waiting.appendleft(generation)
 
-    # -- sums over the branches that decode --
-
-    def _g(self, decoding: int) -> float:
-        found = self._g_s.get(decoding)
-        if found is None:
-            found = self._g_s[decoding] = float(self.spec.step_time.g_s(decoding))
-        return found
-
-    def _generated(self, steps: int) -> float:
-        """Tokens that decoding branches have generated, on average over drafts."""
-        return self._decoding + self._per_step * (self._decoding * steps - self._sum_base)
-
     def _own_memory(self, steps: int) -> float:
-        return self._tails + self._ahead + (self._generated(steps) if self._decoding else 0.0)
+        """Tokens in the KV cache that are no whole block of a prompt."""
+        return self._tails + self._ahead + self._decoding.generated(steps)
 
     def _steps_in_memory(self) -> int:
         free = self.spec.kv_tokens - self.memory.in_blocks - self._own_memory(self._steps)
-        return floor(free / (self._per_step * self._decoding))
-
-    def _share(self, prompt: Prompt) -> None:
-        """One more branch reads this prompt: alone it is its own, with others it is shared, for each of them."""
-        others = self._sharers.get(prompt.key, 0)
-        alone = not (self.spec.prefix_caching and prompt.blocks)
-        self._sharers[prompt.key] = others + 1
-        if alone or not others:
-            self._own += prompt.tokens
-        else:
-            self._shared += prompt.tokens
-            if others == 1:
-                self._own -= prompt.tokens
-                self._shared += prompt.tokens
-
-    def _unshare(self, prompt: Prompt) -> None:
-        others = self._sharers[prompt.key] - 1
-        alone = not (self.spec.prefix_caching and prompt.blocks)
-        if others:
-            self._sharers[prompt.key] = others
-        else:
-            del self._sharers[prompt.key]
-        if alone or not others:
-            self._own -= prompt.tokens
-        else:
-            self._shared -= prompt.tokens
-            if others == 1:
-                self._shared -= prompt.tokens
-                self._own += prompt.tokens
+        return floor(free / (self._decoding.per_step * self._decoding.branches))

@@ -14,7 +14,8 @@ from profiler.simulation.answers import AnswerPool
 from profiler.simulation.asked import Asked, Reader, Refused, bad_request
 from profiler.simulation.clock import Clock
 from profiler.simulation.completion import Choice, Completion
-from profiler.simulation.engine import Engine, EngineSpec, QueueFull
+from profiler.simulation.engine import Engine, QueueFull
+from profiler.simulation.engine_spec import EngineSpec
 from profiler.simulation.faults import Fault, FaultError, Faults, read_fault
 from profiler.simulation.tokenizer import Vocabulary
 

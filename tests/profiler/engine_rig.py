@@ -7,7 +7,8 @@ from typing import Any
 
 from profiler.cells import CellSpec
 from profiler.simulation.clock import VirtualClock
-from profiler.simulation.engine import Engine, EngineSpec
+from profiler.simulation.engine import Engine
+from profiler.simulation.engine_spec import EngineSpec
 from profiler.simulation.generation import Generation
 from profiler.simulation.kv_memory import Prompt
 from profiler.simulation.tokenizer import prompt_of

@@ -297,7 +297,7 @@ def test_the_same_seed_gives_the_same_to_the_last_bit() -> None:
 def test_a_cell_is_what_its_profile_predicts() -> None:
     from profiler.cells import Cell, CellSpec
     from profiler.fit import predict_latency_s
-    from profiler.simulation.engine import EngineSpec
+    from profiler.simulation.engine_spec import EngineSpec
 
     cell = CellSpec(16, 256, 300, shared=True)
     _, latency_s = run_cell(EngineSpec(step_time=replace(STEP, c_kv_s=1e-7, c_shared_s=1e-8)), cell)

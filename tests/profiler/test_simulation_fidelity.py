@@ -12,7 +12,7 @@ import profiler.profiles
 from profiler import profile_file
 from profiler.cells import Cell
 from profiler.profile_file import Profile
-from profiler.simulation.engine import EngineSpec
+from profiler.simulation.engine_spec import EngineSpec
 
 FOLDER = Path(profiler.profiles.__file__).parent
 MEASURED = sorted(path for path in FOLDER.glob("*.json") if "modelled" not in path.name)

@@ -131,7 +131,7 @@ async def test_tokens_there_and_back(sim: Served) -> None:
     back = (await sim.client.post("/detokenize", json={"model": "m", "tokens": told["tokens"]})).json()
     assert back == {"prompt": text}
     asked = (await sim.client.post("/tokenize", json=chat())).json()
-    assert abs(asked["count"] - len(asked["tokens"])) < 12, "what the model's own tokenizer counted, and ours"
+    assert 0 < len(asked["tokens"]) < asked["count"], "the model's own tokenizer counted, not ours"
     assert (
         asked["count"] == QUESTIONS[0].prompt_tokens == (await sim.chat(max_tokens=1)).json()["usage"]["prompt_tokens"]
     )
