@@ -123,7 +123,8 @@ class HttpCaller:
         async def work() -> None:
             nonlocal found
             for result in left:
-                found += await self._read_trace(result)
+                is_there = await self._read_trace(result)  # not `+=` over it: that would add to an old sum
+                found += is_there
                 progress()
 
         async with asyncio.TaskGroup() as group:
@@ -173,7 +174,7 @@ def _lines(headers: Mapping[str, str]) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
 
 
-class _Amount(msgspec.Struct):
+class _Amount(msgspec.Struct, frozen=True):
     gpu_seconds: float | None = None
     usd: float | None = None
 
