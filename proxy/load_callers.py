@@ -116,7 +116,9 @@ class HttpCaller:
         """Complete the results from the proxy's traces: the exclusive cost, and what only they tell of answers that
         never came. Returns how many were found; 0 where the server keeps none."""
         waiting = [result for result in results if result.trace_id is not None]
-        if not waiting or not await self._has_traces(waiting[-1]):
+        answered = [result for result in results if result.outcome == "answered"]
+        is_other = bool(answered) and all(result.strategy is None for result in answered)  # no `x-tts-…` header
+        if not waiting or is_other or not await self._has_traces(waiting[-1]):
             return 0
         left, found = iter(waiting), 0
 

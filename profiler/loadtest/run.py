@@ -67,8 +67,7 @@ class _Run:
             async with asyncio.TaskGroup() as group:
                 for planned in self._schedule.requests:
                     ahead_s = self._began + planned.at_s - self._loop.time()
-                    if ahead_s > 0:
-                        await asyncio.sleep(ahead_s)
+                    await asyncio.sleep(max(ahead_s, 0))  # also when late: answers must be read meanwhile
                     self._sent += 1
                     group.create_task(self._one(planned))
         finally:

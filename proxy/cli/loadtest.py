@@ -39,7 +39,7 @@ from strategies.answers import MathVerifyPool
 @click.option("--model", help="Beats the workload's; default: the first that the server lists.")
 @click.option("--api-key", help="Sent as a bearer token.")
 @click.option("--find-max", "search", is_flag=True, help="Search the highest rate at which the SLOs are attained.")
-@click.option("--probe-seconds", default=30.0, show_default=True, type=click.FloatRange(1), help="Each rate's time.")
+@click.option("--probe-seconds", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Each rate's time.")
 @click.option("--attain", default=0.95, show_default=True, type=click.FloatRange(0.5, 1), help="What --find-max wants.")
 @click.option(
     "--resolution", default=0.05, show_default=True, type=click.FloatRange(0.005, 1), help="Of --find-max, relative."

@@ -28,7 +28,7 @@ CLASSES = [
 
 def workload(folder: Path, **members: Any) -> Path:
     path = folder / "load.yaml"
-    arrivals = {"process": "poisson", "rate": 20, "for_s": 1.5}
+    arrivals = {"process": "poisson", "rate": 40, "for_s": 0.5}
     # A machine that runs tests is busy: lateness is no subject here, unless a test makes it one.
     said = {"arrivals": arrivals, "task": "tinymath-held-out", "classes": CLASSES, "max_late_ms": 5000, **members}
     path.write_text(yaml.safe_dump(said))
@@ -114,20 +114,20 @@ async def test_find_max_tells_each_probe_and_reports_the_best(fleet: Fleet, tmp_
     _, proxy = await fleet.one()
     out = tmp_path / "out"
     classes = [{"name": "hopeless", "slo": {"latency_ms": 0.001}, "tts": {"strategy": "none"}}]
-    path = workload(tmp_path, classes=classes, arrivals={"process": "constant", "rate": 64, "for_s": 1})
-    options = ("--find-max", "--probe-seconds", 1, "--resolution", 0.5)
+    path = workload(tmp_path, classes=classes, arrivals={"process": "constant", "rate": 640, "for_s": 1})
+    options = ("--find-max", "--probe-seconds", 0.1, "--resolution", 0.5)
     started = await start("--url", proxy.url, "--workload", path, "--out", out, *options)
     await until(lambda: len(proxy.service.catalog.backends) == 1)
     code, text, error = await started.ended()
     assert code == 0, error
     assert text.count("sustained no") >= 5 and "No rate that was tried attains 95% of the SLOs." in text
     found = json.loads((out / "summary.json").read_text())["found_max"]
-    assert found["rate_per_s"] is None and [probe["rate_per_s"] for probe in found["probes"]][:3] == [64, 32, 16]
+    assert found["rate_per_s"] is None and [probe["rate_per_s"] for probe in found["probes"]][:3] == [640, 320, 160]
 
 
 async def test_two_runs_are_compared(fleet: Fleet, tmp_path: Path) -> None:
     backend, proxy = await fleet.one()
-    path = workload(tmp_path, arrivals={"process": "constant", "rate": 10, "for_s": 1})
+    path = workload(tmp_path, arrivals={"process": "constant", "rate": 20, "for_s": 0.3})
     for name, url in (("through", proxy.url), ("direct", backend.url)):
         code, _, error = await (await start("--url", url, "--workload", path, "--out", tmp_path / name)).ended()
         assert code == 0, error
