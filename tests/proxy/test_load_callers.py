@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,11 +121,12 @@ async def test_a_client_that_leaves_closes_its_connection_and_is_charged(
     backend, proxy = await fleet.one()
     backend.otherwise = stalls()
     caller = caller_of(proxy.url, callers)
-    leaves = {"leave": {"share": 1, "within_s": 0.2}, "tts": {"strategy": "self-consistency", "n": 2}}
-    results = (await run(planned(stream=stream, **leaves), caller)).results
+    load = planned(stream=stream, tts={"strategy": "self-consistency", "n": 2})
+    patient = [replace(request, leave_after_s=0.5) for request in load.requests]  # long enough to be seen
+    results = (await run(Schedule(patient, load.lasts_s), caller)).results
     assert [(result.outcome, result.met, result.leaves) for result in results] == [("cancelled", None, True)] * 5
     await until(lambda: all(generation.cancelled for generation in backend.generations))
-    assert len(backend.generations) > 0
+    assert len(backend.generations) == 10
     await proxy.nothing_left()
     assert await caller.read_traces(results) == 5
     assert any((result.cost_usd or 0) > 0 for result in results)
