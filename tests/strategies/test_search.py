@@ -180,6 +180,22 @@ async def test_a_deadline_in_the_middle_gives_the_best_path_so_far(search: type[
 
 
 @each_search
+async def test_nothing_is_started_once_the_deadline_has_come(search: type[StepSearch]) -> None:
+    sampler = ScriptedSampler(Adder(wrong=0), scores=process_reward, deadline_s=2)
+    assert set((await _run(search, sampler)).ranking) >= set(range(8, 16))
+    assert sampler.started == 16
+
+
+async def test_at_the_deadline_a_better_path_answers_before_a_longer_one() -> None:
+    sampler = ScriptedSampler(
+        [writes("0.3:\n", 2), writes("0.8:\n", 1), *[writes("never", 9)] * 2],
+        scores=lambda texts, by: [[float(text.partition(":")[0])] for text in texts],
+        deadline_s=5,
+    )
+    assert (await _run(Rebase, sampler, n=2)).ranking == (1, 0)
+
+
+@each_search
 async def test_a_deadline_before_the_first_step_leaves_the_answer_to_the_caller(search: type[StepSearch]) -> None:
     sampler = ScriptedSampler(Adder(), scores=process_reward, deadline_s=0.5)
     assert await _run(search, sampler) == Outcome(())
