@@ -188,11 +188,11 @@ async def test_nothing_is_started_once_the_deadline_has_come(search: type[StepSe
 
 async def test_at_the_deadline_a_better_path_answers_before_a_longer_one() -> None:
     sampler = ScriptedSampler(
-        [writes("0.3:\n", 2), writes("0.8:\n", 1), *[writes("never", 9)] * 2],
+        [writes("0.3:\n", 2), writes("0.8:\n", 1), fails(1), *[writes("never", 9)] * 3],
         scores=lambda texts, by: [[float(text.partition(":")[0])] for text in texts],
         deadline_s=5,
     )
-    assert (await _run(Rebase, sampler, n=2)).ranking == (1, 0)
+    assert (await _run(Rebase, sampler, n=3, balance=100)).ranking == (1, 0)
 
 
 @each_search
