@@ -159,17 +159,23 @@ class _Poll:
         del self.opinions[place]
 
     def note_deviations(self, probed: Sequence[int], running: set[int]) -> None:
+        """Against enough of the others, and more than half of all: two halves must not drop each other."""
+        places = self._counted(running)
+        most, votes = self._most(places, settled=False)
+        firm = votes > len(places) / 2 and votes >= self.params.consensus * (len(places) - 1)
         for place in probed:
-            opinion, others = self.opinions[place], self._counted(running) - {place}
-            most = self._leader(others, settled=False)
-            deviates = most is not None and opinion.answer is not None and opinion.answer.group != most
+            opinion = self.opinions[place]
+            deviates = firm and opinion.answer is not None and opinion.answer.group != most
             opinion.deviating = opinion.deviating + 1 if deviates else 0
 
     def deviates(self, place: int) -> bool:
         return self.opinions[place].deviating >= self.params.patience
 
     def decided(self, running: set[int]) -> bool:
-        return self._leader(self._counted(running), settled=True) is not None
+        """Whether enough of all have settled on one answer; those that were not asked yet have not."""
+        places = self._counted(running)
+        _, votes = self._most(places, settled=True)
+        return votes > 0 and votes >= self.params.consensus * len(places)
 
     def outcome(self, running: set[int]) -> Outcome:
         """The plain vote over all that is known: finished branches, and the last probes of those that run."""
@@ -185,8 +191,8 @@ class _Poll:
     def _counted(self, running: set[int]) -> set[int]:
         return running | {place for place, opinion in self.opinions.items() if opinion.finished}
 
-    def _leader(self, places: set[int], *, settled: bool) -> int | None:
-        """The class on which enough of these are of one opinion, those not asked yet being of none."""
+    def _most(self, places: set[int], *, settled: bool) -> tuple[int, int]:
+        """The class that most of these are for, and how many; no votes where none is for any."""
         groups = Counter(
             opinion.answer.group
             for place in places
@@ -194,7 +200,4 @@ class _Poll:
             and opinion.answer is not None
             and (not settled or opinion.finished or opinion.agreeing >= self.params.patience)
         )
-        for group, votes in groups.most_common(1):
-            if votes >= self.params.consensus * len(places):
-                return group
-        return None
+        return max(groups.items(), key=lambda item: item[1], default=(0, 0))

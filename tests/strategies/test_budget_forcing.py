@@ -47,6 +47,12 @@ async def test_the_cap_is_that_of_all_its_thinking() -> None:
     assert sampler.asked[2].continues == f"<think>\n3+4=8\n{WAIT}3+4\n</think>\nThe answer is "
 
 
+async def test_without_budget_left_no_end_of_thinking_is_put_off() -> None:
+    sampler = ScriptedSampler([writes(FIRST, 40), writes(ANSWER, 5)])
+    await _run(sampler, max_tokens=40, waits=4)
+    assert sampler.asked[1] == Generation(continues=FIRST)
+
+
 async def test_enough_thinking_is_not_put_off() -> None:
     sampler = ScriptedSampler([writes(FIRST, 30), writes(ANSWER, 5)])
     assert await _run(sampler, waits=4, min_tokens=30) == Outcome(ranking=(1,))

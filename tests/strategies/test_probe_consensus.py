@@ -58,9 +58,9 @@ async def test_a_branch_that_answers_already_is_not_told_to_end_its_thinking_aga
 
 
 async def test_probes_that_change_their_answer_have_not_settled() -> None:
-    sampler = ScriptedSampler(probed([thinks(0)], {0: ["7}", "8}", "8", "8}", "8}"]}))
-    outcome = await _run(sampler, n=1, patience=2)  # the third leaves its box open: it is no answer
-    assert (outcome.answer, outcome.ranking, sampler.decided_at_s) == ("8", (5,), 51)
+    sampler = ScriptedSampler(probed([thinks(0)], {0: ["7}", "8}", "9 so", "9 so", "8}"]}))
+    outcome = await _run(sampler, n=1, patience=2)  # two leave their box open: no answers
+    assert (outcome.answer, outcome.ranking, sampler.decided_at_s) == ("8", (6,), 61)
 
 
 async def test_a_finished_branch_is_settled_and_answers_before_a_probe() -> None:
@@ -82,6 +82,15 @@ async def test_a_branch_that_keeps_disagreeing_with_the_others_is_dropped() -> N
     kept = ScriptedSampler(probed([thinks(place, 60, "7") for place in range(4)], says))
     assert (await _run(kept, n=4, patience=3, consensus=1.0, drop_deviants=False)).votes == 4
     assert 3 not in kept.cancelled
+
+
+@pytest.mark.parametrize("n", [2, 4])
+async def test_two_halves_do_not_drop_each_other(n: int) -> None:
+    says: dict[int, list[str | None]] = {place: ["7}" if place < n / 2 else "9}"] for place in range(n)}
+    sampler = ScriptedSampler(probed([thinks(place, 50 + place, "7") for place in range(n)], says))
+    outcome = await _run(sampler, n=n, patience=1, consensus=0.6)
+    assert (outcome.answer, outcome.ranking[0]) == ("7", 0)
+    assert sampler.decided_at_s == 50 + n / 2  # as the first of the other half ends, and says 7 after all
 
 
 async def test_a_failed_branch_and_a_failed_probe_hold_nobody_up() -> None:

@@ -68,6 +68,26 @@ async def test_nobody_is_pruned_below_what_is_to_be_kept_or_before_the_warm_up()
         assert sampler.cancelled == {2: 44}  # which could not overturn the vote
 
 
+@pytest.mark.parametrize(("keep", "pruned"), [(1, {1, 2}), (3, {1}), (4, set[int]())])
+async def test_of_three_that_think_alike_as_many_go_as_can_be_spared(keep: int, pruned: set[int]) -> None:
+    script = [*(thinks(answer, 60, ADD, ADD) for answer in "789"), thinks("6", 60, DOUBLE, HALVE)]
+    sampler = ScriptedSampler(script, similar=cosines)
+    assert (await _run(sampler, keep=keep, every_tokens=30)).votes == 4 - len(pruned)
+    assert sampler.cancelled == dict.fromkeys(pruned, 30)
+
+
+async def test_a_pruned_branch_is_not_waited_for_by_the_vote() -> None:
+    script = [
+        thinks("7", 40, ADD, ADD),
+        thinks("8", 44, ADD, ADD),
+        thinks("7", 50, DOUBLE, HALVE),
+        thinks("8", 60, "?"),
+    ]
+    sampler = ScriptedSampler(script, similar=cosines)
+    assert (await _run(sampler)).answer == "7"  # two of three that are left
+    assert (sampler.decided_at_s, sampler.cancelled) == (50, {1: 20, 3: 50})
+
+
 async def test_by_diversity_the_branch_that_repeats_itself_goes() -> None:
     script = [
         thinks("7", 40, ADD, ADD, ADD),
