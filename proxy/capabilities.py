@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 PROBE_USER = "paretoproxy-probe"  # OpenAI's `user` member: an operator sees in the engine's log who asks
 TIMEOUT_S = 20.0
-_CONTINUED = "<think>\nOne moment"
+_CONTINUED = (
+    "<think>\nOne moment\n"  # ends as a step does: some templates trim that, and the model would go on otherwise
+)
 _QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "1"}]
 # Members that engines refuse, or not, by how they were started.
 _MEMBERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(

@@ -141,7 +141,7 @@ async def _execute(
 ) -> Executed:
     call, plan = exchange.call, decision.plan
     strategy = service.registry.build(plan.strategy, plan.params)
-    live = streamed is not None and plan.branches == 1
+    live = streamed is not None and plan.branches == 1 and strategy.shape().votes  # others go on from what they wrote
     progress = streamed is not None and not live and call.chat and call.controls.progress
     events = Events(content=live) if live or progress else None
     told = VoteSoFar(events, plan.branches, exchange.trace.id, plan.backend.model) if events and progress else None
@@ -209,12 +209,15 @@ class _Within:
 
 
 def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:
-    """The strategy's ranking; with none finished, the longest unfinished branch that has said something."""
+    """The strategy's ranking; without one, the longest unfinished branch that has said something, or a part of an
+    answer that no further part followed in time."""
     ranked = [run.branches[index] for index in outcome.ranking[:wanted]]
     if ranked:
         return ranked
     finals = [branch for branch in run.branches if branch.events and branch.generation.final]
-    unfinished = [branch for branch in finals if branch.state == "cancelled"]
+    unfinished = [branch for branch in finals if branch.state == "cancelled"] or [
+        b for b in finals if b in run.finished
+    ]
     return sorted(unfinished, key=lambda branch: (-len(branch.continues), -branch.completion_tokens))[:1]
 
 
