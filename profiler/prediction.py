@@ -11,7 +11,7 @@ the request's prompt is added. The spread of the profile's residuals multiplies 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,14 +19,12 @@ import numpy as np
 from scipy.special import ndtri
 
 from profiler.budgets import accuracy_within
+from profiler.latency_rows import DELAY, LOADS, MEDIAN, SHARE, TAIL, TPOT, WAIT, LatencyRows, kind
 from profiler.profile_file import Profile
 from profiler.quality_file import Curve
 from profiler.quality_sections import BudgetCurve
 from profiler.steptime import StepTime
 from strategies.base import Need
-
-LOADS = np.array([0.0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512])
-MEDIAN, TAIL, SHARE, DELAY, TPOT, WAIT = range(6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +155,8 @@ class Prediction:
 
 
 class LatencyTable:
-    """All settings of one model on all its backends. Building takes milliseconds a backend, a prediction microseconds.
+    """All settings of one model on all its backends. Building takes milliseconds a distinct profile, a prediction
+    microseconds.
 
     `branches`, `accuracy_lower`, `mean_tokens`: (settings,). `idle_busy_s`: a plan's share of an idle backend,
     (backends, settings).
@@ -166,31 +165,35 @@ class LatencyTable:
     def __init__(
         self, profiles: Sequence[Profile], settings: Sequence[Setting], percentile: float, traffic: Traffic
     ) -> None:
+        alike: dict[Hashable, int] = {}
+        of = np.array([alike.setdefault(kind(profile), len(alike)) for profile in profiles])
+        profiles = [profiles[index] for index in np.unique(of, return_index=True)[1]]  # one of each kind
         steps = [profile.token_time for profile in profiles]
         column = (len(profiles), 1)
+        self._kind = of  # of each backend
         self.branches = np.array([setting.branches for setting in settings], float)
         self.accuracy_lower = np.array([setting.accuracy_lower for setting in settings])
         self.mean_tokens = np.array([setting.tokens.mean() for setting in settings])
         # What depends on the request's prompt of L tokens, (backends, settings): computing = constant + slope·L +
         # square·L², the host's part of the prefill, and what the steps read of it.
-        self._blocks = np.array([step.computing_s(0.0, self.branches) for step in steps])
-        self._p_tok = np.array([step.p_tok_s for step in steps]).reshape(column)
-        self._p_tok2 = np.array([step.p_tok2_s for step in steps]).reshape(column)
-        self._host = np.array([step.prefill_s(0.0, self.branches) for step in steps]) - self._blocks
-        self._cached = np.array([step.p_cached_s * (self.branches - 1) for step in steps])
-        self._p_read = np.array([_prompt_read_s(step, self.branches) * self.mean_tokens for step in steps])
-        self._finish = np.array([step.finish_s for step in steps]).reshape(column)
-        self._stall = np.array([step.stall for step in steps]).reshape(column)
-        sigma = np.array([profile.residual_sigma for profile in profiles]).reshape(column)
+        blocks = np.array([step.computing_s(0.0, self.branches) for step in steps])
+        self._blocks = blocks[of]
+        self._p_tok = np.array([step.p_tok_s for step in steps]).reshape(column)[of]
+        self._p_tok2 = np.array([step.p_tok2_s for step in steps]).reshape(column)[of]
+        self._host = (np.array([step.prefill_s(0.0, self.branches) for step in steps]) - blocks)[of]
+        self._cached = np.array([step.p_cached_s * (self.branches - 1) for step in steps])[of]
+        self._p_read = np.array([_prompt_read_s(step, self.branches) * self.mean_tokens for step in steps])[of]
+        self._finish = np.array([step.finish_s for step in steps]).reshape(column)[of]
+        self._stall = np.array([step.stall for step in steps]).reshape(column)[of]
+        sigma = np.array([profile.residual_sigma for profile in profiles]).reshape(column)[of]
         self._spread = np.exp(sigma * ndtri(percentile))
-        self._row = np.arange(len(profiles))
-        # Per backend and load, of each setting, the rows MEDIAN … WAIT. One array: one look-up.
+        # Per kind of backend and load, of each setting, the rows MEDIAN … WAIT. One array: one look-up.
+        most = max((wave.shape[1] for setting in settings for wave in setting.waves), default=1)
+        rows = LatencyRows(profiles, traffic, percentile, most)
         self._tabulated = np.empty((len(profiles), len(LOADS), 6, len(settings)))
         for s, setting in enumerate(settings):
-            steps_at = setting.steps_at
-            for b, (profile, step) in enumerate(zip(profiles, steps, strict=True)):
-                self._tabulated[b, :, :, s] = _row(profile, step, setting, steps_at, percentile, traffic)
-        self.idle_busy_s = self._tabulated[:, 0, SHARE]
+            self._tabulated[..., s] = rows.of(setting)
+        self.idle_busy_s = self._tabulated[of, 0, SHARE]
 
     def predict(
         self, loads: np.ndarray, prompt_tokens: float, bias: np.ndarray, spread: np.ndarray | None = None
@@ -201,8 +204,8 @@ class LatencyTable:
         low = np.minimum(LOADS.searchsorted(at, side="right") - 1, len(LOADS) - 2)
         weight = ((at - LOADS[low]) / (LOADS[low + 1] - LOADS[low]))[:, None, None]
         factor, busy_with = bias[:, None], at[:, None]
-        below = self._tabulated[self._row, low]
-        rows = below + (self._tabulated[self._row, low + 1] - below) * weight  # (backends, 6, settings)
+        below = self._tabulated[self._kind, low]
+        rows = below + (self._tabulated[self._kind, low + 1] - below) * weight  # (backends, 6, settings)
         computing_s = self._blocks + (self._p_tok * prompt_tokens + self._p_tok2 * prompt_tokens**2)
         ttft_s = computing_s + self._host + self._cached * prompt_tokens + rows[:, WAIT]
         extra = ttft_s + self._p_read * prompt_tokens + self._finish
@@ -225,41 +228,3 @@ class LatencyTable:
 def _prompt_read_s(step: StepTime, branches: np.ndarray) -> np.ndarray:
     """Seconds of every step per branch and token of its prompt: a lone branch shares it with nobody."""
     return np.where(branches > 1, step.c_shared_s, step.c_kv_s)
-
-
-def _row(
-    profile: Profile, step: StepTime, setting: Setting, steps_at: np.ndarray, percentile: float, traffic: Traffic
-) -> np.ndarray:
-    """One backend's and setting's table, (loads, 6)."""
-    running = np.arange(1.0, steps_at.shape[1] + 1)[:, None]
-    steps = setting.waited_tokens
-    g = step.g_s(running + LOADS)  # (branches, loads)
-    alone = np.where(LOADS > 0, step.g_s(np.maximum(LOADS, 1)), 0.0)
-    reads_s = step.c_kv_s * traffic.context_tokens * LOADS
-    # Of others that run all along, one ends now and then and the next one's prompt is computed.
-    prompts_s = step.stall * float(step.computing_s(traffic.prompt_tokens)) / max(traffic.output_tokens, 1.0) * LOADS
-    own_kv_s = step.c_kv_s * sum(np.maximum(wave**2 - 1, 0).sum(axis=1) for wave in setting.waves) / 2
-    seconds = steps_at @ g + np.outer(steps, reads_s + prompts_s) + own_kv_s[:, None]  # (replays, loads)
-    if setting.later:  # each further wave has a prompt of its own, mostly cached
-        further_s = sum((wave[:, -1] > 0) * float(step.prefill_s(0.0, wave.shape[1])) for wave in setting.later)
-        seconds = seconds + np.asarray(further_s)[:, None]
-    # The residual spread as equally likely factors, paired with the replays in an order of their own.
-    ranks = np.random.default_rng(len(seconds)).permutation(len(seconds))
-    sigma = profile.residual_sigma * _extrapolation(profile, setting)
-    noisy = seconds * np.exp(sigma * ndtri((ranks + 0.5) / len(seconds)))[:, None] + setting.aside_s
-    mean_steps_at = steps_at.mean(axis=0)
-    shared = running / (running + LOADS)
-    work = mean_steps_at * running[:, 0]
-    own_kv_share = work @ shared / max(work.sum(), 1e-9) * own_kv_s.mean()
-    table = np.empty((len(LOADS), 6))
-    table[:, [MEDIAN, TAIL]] = np.quantile(noisy, (0.5, percentile), axis=0).T
-    table[:, SHARE] = mean_steps_at @ (shared * (g + reads_s + prompts_s)) + own_kv_share + setting.aside_gpu_s
-    table[:, DELAY] = np.where(LOADS > 0, mean_steps_at @ (g - alone) + own_kv_s.mean(), 0.0)
-    table[:, TPOT] = g[-1] + reads_s + prompts_s
-    table[:, WAIT] = alone + np.where(LOADS > 0, reads_s, 0.0)
-    return table
-
-
-def _extrapolation(profile: Profile, setting: Setting) -> float:
-    """By how much the spread widens outside what was measured: once more per doubling beyond the largest batch."""
-    return 1.0 + max(0.0, float(np.log2(setting.branches / profile.range.max_batch)))

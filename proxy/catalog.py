@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from profiler import profile_file, quality_file, verdict
+from profiler import quality_file, verdict
 from profiler.budgets import find
+from profiler.latency_rows import LOADS
 from profiler.prediction import LatencyTable, Setting, Traffic
 from profiler.prior import prior_pool
 from profiler.quality_sections import AgreementCurve, BudgetCurve
@@ -23,9 +24,9 @@ from profiler.verdict import SamplingSetting
 from proxy.backend import Backend, open_backend
 from proxy.capabilities import ENGINE_NEEDS
 from proxy.config import BackendConfig, Config, ConfigError, ModelConfig
+from proxy.model_files import ModelFiles
 from proxy.quality_watch import PriorWatch, QualityWatch, TableWatch, Voted
 from proxy.scoring import KINDS
-from proxy.tokenizer_json import UnsupportedTokenizer
 from proxy.tokens import TokenCounter
 from strategies.answers import AnswerKind
 from strategies.base import SCORER_NEEDS, Need, Scorer
@@ -161,9 +162,11 @@ class Served:
         needs = [setting.needs & ENGINE_NEEDS.keys() for setting in settings]
         if not any(needs):
             return None
-        return np.array(
-            [[backend.meets(need, unless_known=unless_known) for need in needs] for backend in self.backends]
-        )
+        # Few settings need anything, and most of those the same: each is asked of each backend once.
+        meet = {
+            need: [backend.meets(need, unless_known=unless_known) for backend in self.backends] for need in set(needs)
+        }
+        return np.array([meet[need] for need in needs]).T
 
     def fastest(self) -> Backend | None:
         """The backend on which one branch is predicted to be over first, of those that serve."""
@@ -194,9 +197,11 @@ class Served:
         prompt = self.table(self.default_task).mean_prompt_tokens
         column = int(np.flatnonzero(table.branches == 1)[0])
         ones = np.ones(len(self.backends))
-        rows = [table.predict(ones * load, prompt, ones).median_s[:, column] for load in range(MAX_TABULATED_LOAD + 1)]
+        # Between the loads of the table a median is linear, so nothing is lost by predicting at these alone.
+        grid = np.array([table.predict(ones * load, prompt, ones).median_s[:, column] for load in LOADS])
+        loads = np.arange(MAX_TABULATED_LOAD + 1)
         for index, backend in enumerate(self.backends):
-            self._single[backend.name] = [float(row[index]) for row in rows]
+            self._single[backend.name] = np.interp(loads, LOADS, grid[:, index]).tolist()
 
     def custom(
         self, task: str | None, max_tokens: int | None, key: Hashable, make: Callable[[], Sequence[Setting]]
@@ -278,9 +283,9 @@ class Catalog:
 
 def build(config: Config, registry: Registry, clock: Clock) -> Catalog:
     """Raises ConfigError, naming the file that is at fault."""
-    assumed, rates = _prior_settings(registry), rate_model(registry)
+    assumed, rates, files = _prior_settings(registry), rate_model(registry), ModelFiles()
     served = {
-        model.name: _serve(model, config.slo.percentile, registry, clock, assumed, rates)
+        model.name: _serve(model, config.slo.percentile, registry, clock, files, assumed, rates)
         for model in config.models
         if model.backends
     }
@@ -307,10 +312,11 @@ def _serve(
     percentile: float,
     registry: Registry,
     clock: Clock,
+    files: ModelFiles,
     assumed: tuple[Setting, ...],
     rates: RateModel,
 ) -> Served:
-    backends = [open_backend(backend, model.name, _profile(backend), clock) for backend in model.backends]
+    backends = [open_backend(backend, model.name, files.profile(backend), clock) for backend in model.backends]
     for backend in backends:
         backend.disagrees = _disagrees(backend.config)
     tables: dict[str | None, TaskTable] = {None: _prior_table(None, model.answers, assumed)}
@@ -318,27 +324,13 @@ def _serve(
         tables[task] = _measured_table(path, registry)
     if model.task is not None and model.task not in tables:
         tables[model.task] = _prior_table(model.task, model.answers, assumed)
-    served = Served(model, backends, tables, model.task, _counter(model.tokenizer), percentile)
+    served = Served(model, backends, tables, model.task, files.counter(model.tokenizer), percentile)
     for name, table in tables.items():
         if table.prior:
             served.watches[name] = PriorWatch(rates, partial(served.believe, name))
         elif table.agreement:
             served.watches[name] = TableWatch(model.name, str(name), table.agreement, table.questions)
     return served
-
-
-def _profile(backend: BackendConfig) -> profile_file.Profile | None:
-    if backend.profile is None:
-        return None
-    if not backend.profile.exists():
-        log.warning(
-            "backend %s: %s is not there yet (`paretoproxy profile`); a wide prior", backend.name, backend.profile
-        )
-        return None
-    try:
-        return profile_file.read(backend.profile)
-    except profile_file.ProfileError as error:
-        raise ConfigError(f"backend {backend.name}: {error}") from error
 
 
 def _disagrees(backend: BackendConfig) -> frozenset[SamplingSetting]:
@@ -356,15 +348,6 @@ def _disagrees(backend: BackendConfig) -> frozenset[SamplingSetting]:
         if found.verdict == "differs" and (found.setting == "greedy" or backend.sampling == "all"):
             log.warning("backend %s gets no %s requests: %s (%s)", backend.name, found.setting, found.reason, path.name)
     return agreement.differing
-
-
-def _counter(folder: Path | None) -> TokenCounter | None:
-    if folder is None:
-        return None
-    try:
-        return TokenCounter.from_folder(folder)
-    except UnsupportedTokenizer:
-        return None  # counted by the backend's own /tokenize
 
 
 def _measured_table(path: Path, registry: Registry) -> TaskTable:

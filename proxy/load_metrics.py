@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -60,8 +61,9 @@ def kv_capacity_tokens(text: str) -> float | None:
 
 def _samples(text: str, *names: str) -> dict[str, list[float]]:
     wanted: dict[str, list[float]] = {name: [] for name in names}
-    # The page has hundreds of histogram lines; parse only ours.
-    lines = [line for line in text.splitlines() if line.startswith(names)]
+    # The page has hundreds of histogram lines, and comes from every backend twice a second: parse only ours.
+    text = f"\n{text}\n"
+    lines = [line for name in names for line in _lines(text, name)]
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
             if sample.name in wanted:
@@ -70,3 +72,12 @@ def _samples(text: str, *names: str) -> dict[str, list[float]]:
         if not values:
             raise MetricMissing(name)
     return wanted
+
+
+def _lines(text: str, start: str) -> Iterator[str]:
+    """Those that start so; every line of the text has a line end on both sides."""
+    at = text.find(f"\n{start}")
+    while at >= 0:
+        end = text.find("\n", at + 1)
+        yield text[at + 1 : end]
+        at = text.find(f"\n{start}", end)

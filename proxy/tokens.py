@@ -1,6 +1,7 @@
 """How many tokens a request's prompt has, known before routing: no backend asked, nothing downloaded."""
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,30 @@ from proxy.tokenizer_json import ByteLevelSpec, UnsupportedTokenizer, read_json,
 _RENDERED_BY_CODE = ("gpt_oss", "deepseek_v32", "deepseek_v4", "kimi_k3", "inkling")
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")  # all that `read_spec` reads
+
+
+class SharedBpes:
+    """Vocabularies by what their files say: models of one family have the same, in folders of their own."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[ByteLevelBpe, int]] = {}
+
+    def read(self, folder: Path) -> tuple[ByteLevelBpe, int]:
+        """The folder's vocabulary, and how many tokens it puts around a text. Raises as `read_spec` does."""
+        digest = sha256()
+        for name in TOKENIZER_FILES:
+            path = folder / name
+            digest.update(sha256(path.read_bytes()).digest() if path.is_file() else b"-")
+        key = digest.digest()
+        if key not in self._known:
+            spec = read_spec(folder)
+            bpe = ByteLevelBpe(spec)
+            _compare_with_tokenizers(folder / "tokenizer.json", spec, bpe)
+            self._known[key] = bpe, spec.wrapping_tokens
+        return self._known[key]
+
+
 class TokenCounter:
     """Counts a model's prompt tokens as vLLM would. Immutable; caches nothing; safe to share."""
 
@@ -25,16 +50,14 @@ class TokenCounter:
         self._template = template
 
     @classmethod
-    def from_folder(cls, path: Path) -> Self:
+    def from_folder(cls, path: Path, shared: SharedBpes | None = None) -> Self:
         """Load a model folder's `tokenizer.json` and chat template; seconds for a vocabulary of 150,000.
 
         Raises `TokenizerFileMissing` (a `FileNotFoundError`) or `UnsupportedTokenizer`. If the package
         `tokenizers` is installed, its ids for sample texts must be the same.
         """
-        spec = read_spec(path)
-        bpe = ByteLevelBpe(spec)
-        _compare_with_tokenizers(path / "tokenizer.json", spec, bpe)
-        return cls(bpe, spec.wrapping_tokens, _template(path))
+        bpe, wrapping_tokens = (shared or SharedBpes()).read(path)
+        return cls(bpe, wrapping_tokens, _template(path))
 
     def encode(self, text: str) -> list[int]:
         """The backend's ids of a text: special tokens recognised, none added. Raises `UncountableText`."""
