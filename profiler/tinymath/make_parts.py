@@ -29,6 +29,7 @@ class Maker:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe, self._out, self._started = recipe, recipe.out, time.monotonic()
+        self._labelled: tuple[list[Example], list[Example]] | None = None
 
     def make(self) -> None:
         """Every part that was asked for and is not there yet, in order."""
@@ -119,7 +120,7 @@ class Maker:
             began = time.monotonic()
             batches = Sequences(self._data(), recipe.batch_size, device())
             model = self._new_model(name)
-            forward = torch.compile(model) if recipe.compiled and device().type == "cuda" else model
+            forward = self._compiled(model, batches)
             seconds = max(1.0, recipe.seconds(name) - (time.monotonic() - began))
             self._train(model, lambda _share: next_token_loss(forward, *batches.draw()), name, seconds)
             save(model, directory)
@@ -128,6 +129,18 @@ class Maker:
         (self._out / "samples").mkdir(exist_ok=True)
         self._samples_file(name).write_text(json.dumps([answered.ids for answered in sampled]))
         self._report(name, figures)
+
+    def _compiled(self, model: Qwen3ForCausalLM, batches: Sequences) -> Any:
+        """The model compiled where that was asked for and works on this machine."""
+        if not self._recipe.compiled or device().type != "cuda":
+            return model
+        forward = torch.compile(model)
+        try:
+            next_token_loss(forward, *batches.draw()).backward()
+        except Exception as error:  # compilers fail in many ways, and the uncompiled model is only slower
+            self._say(f"not compiled: {type(error).__name__}: {error}")
+            return model
+        return forward
 
     def _train(self, model: Any, loss: Any, name: str, seconds: float) -> None:
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -140,14 +153,17 @@ class Maker:
         self._report(kind, {n: verifier_evaluation.evaluate(model, kind, self._sampled(n)) for n in POLICIES})
 
     def _examples(self) -> tuple[list[Example], list[Example]]:
-        """Made and sampled answers with their labels."""
+        """Made and sampled answers with their labels; the two verifiers share them."""
+        if self._labelled is not None:
+            return self._labelled
         recipe = self._recipe
         sampled = train_texts.as_examples([train_texts.load(self._texts_file(name)) for name in POLICIES])
         jobs = ((SYNTHETIC_SEED + index, recipe.synthetic_chunk) for index in count())
         limited = (job for job, _ in zip(jobs, range(recipe.synthetic_chunks), strict=False))
         made = [one for chunk in on_all_cores(synthetic_chunk, limited, recipe.seconds("prm") * 0.1) for one in chunk]
         self._say(f"{len(made)} made and {len(sampled)} sampled answers")
-        return made, sampled
+        self._labelled = made, sampled
+        return self._labelled
 
     def _batches(self, examples: tuple[list[Example], list[Example]], share: verifiers.Share) -> Any:
         made, sampled = (verifiers.endless_batches(part, self._recipe.verifier_batch_tokens) for part in examples)

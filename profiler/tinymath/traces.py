@@ -46,7 +46,7 @@ class Habits:
     shares: tuple[float, float, float, float] = (0.34, 0.22, 0.22, 0.22)
     forgotten: tuple[int, int, int, int] = (3, 3, 2, 3)
     slip: float = 0.025
-    recheck: float = 0.45
+    recheck: float = 0.4
     cut: float = 0.06
     prolonged: float = 0.08
 
