@@ -42,11 +42,14 @@ class Decoder:
         steps = torch.arange(0, size, 2, device=self._device, dtype=torch.float32) / size
         self._frequencies = 1.0 / self._config.rope_parameters["rope_theta"] ** steps
 
-    @torch.inference_mode()
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
         """New token ids of each answer, its end of turn included; the samples of a prompt one after the other."""
         if not prompts:
             return []
+        with torch.inference_mode():
+            return self._generate(prompts, sampling)
+
+    def _generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
         width = max(map(len, prompts))
         padding = torch.tensor([width - len(p) for p in prompts], device=self._device)
         padding = padding.repeat_interleave(sampling.samples)

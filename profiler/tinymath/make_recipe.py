@@ -32,6 +32,7 @@ SHARES: Final[Mapping[str, float]] = {
 """Shares of the minutes; evaluations take the rest."""
 SHAPES: Final[Mapping[str, Shape]] = {"s": Shape(128, 4), "m": Shape(256, 6), "draft": Shape(96, 2)}
 TINY_SHAPES: Final[Mapping[str, Shape]] = {"s": Shape(32, 1), "m": Shape(64, 2), "draft": Shape(32, 1)}
+EXAMPLES: Final = 1_000_000
 LEARNING_RATES: Final[Mapping[str, float]] = {"s": 3e-3, "m": 2e-3, "draft": 4e-3, "prm": 6e-4, "orm": 3e-4}
 
 
@@ -46,13 +47,13 @@ class Recipe:
     habits: Habits = field(default_factory=Habits)
     shapes: Mapping[str, Shape] = field(default_factory=lambda: SHAPES)
     rate_factor: float = 1.0
-    examples: int = 1_000_000
+    examples: int = EXAMPLES
     batch_size: int = 96
     evaluation_questions: int = 256
     max_new_tokens: int = 1280
     texts_per_batch: int = 1536
     synthetic_chunk: int = 2000
-    synthetic_chunks: int = 120
+    synthetic_chunks: int = 60
     verifier_batch_tokens: int = 98_304
     compiled: bool = True
     seed: int = 0
@@ -106,7 +107,7 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
     add("--shares", type=float, nargs=4, default=habits.shares, help="how frequent each approach is")
     add("--slip", type=float, default=habits.slip, help="probability of a random wrong result, a line")
     add("--recheck", type=float, default=habits.recheck, help="probability that a first pass is re-checked")
-    add("--examples", type=int, default=Recipe.examples, help="conversations in the training data, at most")
+    add("--examples", type=int, default=EXAMPLES, help="conversations in the training data, at most")
     add("--rate-factor", type=float, default=1.0, help="scales every learning rate")
     add("--compiled", action=argparse.BooleanOptionalAction, default=True, help="torch.compile, on a GPU")
     add("--seed", type=int, default=0, help="of the initial weights")

@@ -10,7 +10,6 @@ from profiler.tinymath.train_evaluation import Answered
 _ROWS: Final = 32
 
 
-@torch.inference_mode()
 def acceptance(draft: Any, target: Any, sampled: Sequence[Answered]) -> dict[str, float]:
     """The acceptance rate over the target's own answers, one a question, at temperature 1 and greedily, 0 to 1.
 
@@ -29,8 +28,11 @@ def acceptance(draft: Any, target: Any, sampled: Sequence[Answered]) -> dict[str
             ids[index, : len(prompt) + len(answer)] = torch.tensor([*prompt, *answer])
             counted[index, len(prompt) - 1 : len(prompt) + len(answer) - 1] = True
         ids, counted = ids.to(target.device), counted.to(target.device)
-        p = torch.softmax(target(input_ids=ids, use_cache=False).logits[counted].float(), -1)
-        q = torch.softmax(draft(input_ids=ids, use_cache=False).logits[counted].float(), -1)
+        with torch.inference_mode():
+            p, q = (
+                torch.softmax(model(input_ids=ids, use_cache=False).logits[counted].float(), -1)
+                for model in (target, draft)
+            )
         sampled_sum += torch.minimum(p, q).sum().item()
         greedy_sum += (p.argmax(-1) == q.argmax(-1)).sum().item()
         tokens += len(p)

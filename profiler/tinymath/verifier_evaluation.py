@@ -41,11 +41,14 @@ def evaluate(model: Any, kind: Kind, sampled: Sequence[Answered]) -> dict[str, A
         scored = np.array([aggregate(one) for one in steps]).reshape(len(sampled), -1)
         figures[name] = {
             "best_of@16": float(np.mean([a.right[int(row.argmax())] for a, row in zip(sampled, scored, strict=True)])),
-            "weighted_vote@16": float(np.mean([_weighted(a, row) for a, row in zip(sampled, scored, strict=True)])),
+            "weighted_vote@16": float(
+                np.mean([_weighted(a, row.tolist()) for a, row in zip(sampled, scored, strict=True)])
+            ),
         }
     if kind == "prm":
         figures["line_accuracy"] = _line_accuracy(sampled, found)
-    return rounded(figures)
+    result: dict[str, Any] = rounded(figures)
+    return result
 
 
 def _steps(kind: Kind, answered: Answered, ids: Sequence[int], row: Sequence[float]) -> StepScores:

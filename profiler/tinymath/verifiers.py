@@ -136,7 +136,6 @@ def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     return groups
 
 
-@torch.inference_mode()
 def scores(model: Any, kind: Kind, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     """The probability of class right: of each token (prm), or one for the last token (orm)."""
     found: list[list[float]] = [[] for _ in rows]
@@ -144,7 +143,8 @@ def scores(model: Any, kind: Kind, rows: Sequence[Sequence[int]]) -> list[list[f
     for group in by_length([len(row) for row in rows], _SCORING_TOKENS if model.device.type == "cuda" else 20_000):
         batch = Batch([Example(list(rows[index]), [UNLABELLED] * len(rows[index])) for index in group])
         ids, _ = batch.to(model.device)
-        logits = model.score(model.model(input_ids=ids, use_cache=False).last_hidden_state).float()
+        with torch.inference_mode():
+            logits = model.score(model.model(input_ids=ids, use_cache=False).last_hidden_state).float()
         right = torch.softmax(logits, -1)[..., 1].cpu().tolist()
         for index, row, length in zip(group, right, batch.lengths.tolist(), strict=True):
             found[index] = row[:length] if kind == "prm" else [row[length - 1]]

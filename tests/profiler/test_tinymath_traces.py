@@ -1,5 +1,8 @@
 """The second recipe's data: errors of a chosen kind and rate, and labels that a checker computes exactly."""
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -8,6 +11,7 @@ from random import Random
 import pytest
 
 from profiler.tinymath import metrics
+from profiler.tinymath.make_recipe import EXAMPLES, SHARES, parse_recipe
 from profiler.tinymath.task import FIRST_TRAINING_SEED, Problem, Step, boxed_answer, draw
 from profiler.tinymath.tokens import TURN_END, decoded, encoded, prompt
 from profiler.tinymath.traces import (
@@ -160,3 +164,18 @@ def test_labels_stand_on_line_ends_and_on_the_last_token() -> None:
 def test_made_answers_hold_right_and_wrong_ones() -> None:
     outcomes = Counter(one.labels[-1] for one in synthetic_chunk(1, 100))
     assert min(outcomes[0], outcomes[1]) > 20
+
+
+def test_the_command_line_gives_the_recipe_and_its_knobs() -> None:
+    recipe = parse_recipe(["--out", "out", "--until", "draft", "--forgotten", "2", "2", "2", "2"])
+    assert recipe.parts() == ("tokenizer", "data", "s", "m", "texts", "draft")
+    assert recipe.habits == Habits(forgotten=(2, 2, 2, 2))
+    assert recipe.examples == EXAMPLES
+    assert recipe.seconds("m") == pytest.approx(12 * 60 * SHARES["m"])
+    assert json.loads(json.dumps(recipe.as_json()))["shapes"]["s"] == {"hidden_size": 128, "layers": 4}
+
+
+def test_no_process_that_builds_data_imports_torch() -> None:
+    program = "import sys, profiler.tinymath.make; print('torch' in sys.modules or 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
