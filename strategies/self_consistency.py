@@ -12,6 +12,7 @@ from pydantic import Field
 
 from strategies.base import MAX_BRANCHES, Context, Need, Outcome, Shape, StopRule, Strategy
 from strategies.base import Params as BaseParams
+from strategies.fallback import decide
 from strategies.stopping import All, BetaLead
 from strategies.voting import Vote
 
@@ -45,7 +46,7 @@ class SelfConsistency(Strategy[Params]):
                 vote.add(branch, await context.answer(branch))
                 if rule.decided(vote.counts, vote.arrived, total):
                     break
-        return vote.outcome()
+        return await decide(context, vote, total)
 
     def _rule(self) -> StopRule:
         return All() if self.params.stop == "all" else BetaLead(self.params.confidence)
