@@ -13,6 +13,7 @@ from pydantic import Field
 
 from strategies.base import MAX_BRANCHES, Context, Need, Outcome, Shape, StopRule, Strategy
 from strategies.base import Params as BaseParams
+from strategies.fallback import decide
 from strategies.stopping import All, BetaLead
 from strategies.voting import Vote
 
@@ -54,7 +55,7 @@ class SelfConsistency(Strategy[Params]):
                 vote.add(branch, await context.answer(branch))
                 if rule.decided(vote.counts, vote.arrived, total):
                     break
-        return vote.outcome()
+        return await decide(context, vote, total)
 
     async def _in_windows(self, context: Context) -> Outcome:
         vote, left = Vote(), self.params.n
