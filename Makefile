@@ -6,7 +6,7 @@ ARGS ?=
 # Where pip finds PyTorch's CPU build when the configured package index has only CUDA ones.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-fast check format bench bench-planner bench-prediction bench-advice lock clean
+.PHONY: demo test test-fast check format bench bench-planner bench-scale bench-prediction bench-advice lock clean
 
 demo: .venv/ready .venv-vllm/ready
 	$(BIN)/paretoproxy demo --engine-python $(ENGINE) $(ARGS)
@@ -31,6 +31,9 @@ bench: .venv/ready
 
 bench-planner: .venv/ready
 	$(BIN)/python tests/benchmarks/planner.py $(ARGS)
+
+bench-scale: .venv/ready
+	$(BIN)/python tests/benchmarks/scale_fleet.py --write $(ARGS)
 
 bench-prediction: .venv/ready .venv-vllm/ready
 	$(BIN)/python tests/benchmarks/prediction.py --engine-python $(ENGINE) $(ARGS)

@@ -159,7 +159,7 @@ class Served:
 
     def able(self, settings: Sequence[Setting], *, unless_known: bool) -> np.ndarray | None:
         """Which backends can what each setting needs of engines, (backends, settings); None where all can all."""
-        needs = [setting.needs & ENGINE_NEEDS.keys() for setting in settings]
+        needs = [frozenset(setting.needs & ENGINE_NEEDS.keys()) for setting in settings]
         if not any(needs):
             return None
         # Few settings need anything, and most of those the same: each is asked of each backend once.

@@ -49,7 +49,7 @@ def _page(title: str, runs: Sequence[Run]) -> str:
         names=[name for name, _ in pairs],
         rows=[(name, cells) for name, cells in rows if set(cells) != {table.BLANK}],
         plots=plots(runs),
-        errors=[(name, kind, count) for name, one in pairs for kind, count in one.error_kinds.items()],
+        errors=[(run.named(name), kind, count) for run in runs for name, kind, count in table.failures(run.report)],
     )
 
 

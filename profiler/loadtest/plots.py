@@ -66,7 +66,7 @@ def _latency(runs: Sequence[Run]) -> list[Plot]:
             points = _cdf([r.latency_ms for r in judged if r.outcome == "answered" and r.latency_ms], len(judged))
             if points:
                 lines.append(Line(points, index % COLOURS, run.named(one.name), number > 0))
-            limit = one.slo.get("latency_ms")
+            limit = (one.slo or {}).get("latency_ms")
             if limit is not None:
                 rules.append(Rule(limit, index % COLOURS, f"{run.named(one.name)}: SLO {table.ms(limit)}"))
     if not lines:

@@ -97,7 +97,7 @@ def report(
         unfinished=ran.unfinished,
         unsent=ran.unsent,
         late=late,
-        overall=_summary(OVERALL, {}, results, schedule.requests, ran.lasted_s),
+        overall=_summary(OVERALL, None, results, schedule.requests, ran.lasted_s),
         classes=[
             _summary(
                 one.name,
@@ -115,7 +115,7 @@ def report(
 
 
 def _summary(
-    name: str, slo: dict[str, Any], results: list[Result], requests: list[Planned] | Any, lasted_s: float
+    name: str, slo: dict[str, Any] | None, results: list[Result], requests: list[Planned] | Any, lasted_s: float
 ) -> Summary:
     labelled = bool(results) and all(requests[result.index].question is not None for result in results)
     return summarize(name, slo, results, lasted_s, labelled)

@@ -32,10 +32,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     `attainment`: met of all others, refusals and errors included; `attainment_admitted`: of those not refused.
     `accuracy`: of labelled answers; `correct_of_asked`: of labelled requests, where no answer is wrong.
     `calibration`: answers within their predicted latency, which is the proxy's `slo.percentile` (0.95 unless told).
+    `slo`: None of all classes together.
     """
 
     name: str
-    slo: dict[str, Any]
+    slo: dict[str, Any] | None
     sent: int
     leavers: int
     answered: int
@@ -72,7 +73,9 @@ class Bucket(msgspec.Struct, frozen=True):
     p95_latency_ms: float | None
 
 
-def summarize(name: str, slo: Mapping[str, Any], results: Sequence[Result], lasted_s: float, labelled: bool) -> Summary:
+def summarize(
+    name: str, slo: Mapping[str, Any] | None, results: Sequence[Result], lasted_s: float, labelled: bool
+) -> Summary:
     """`labelled`: whether the questions have gold answers."""
     judged = [result for result in results if not result.leaves]
     answered = [result for result in judged if result.outcome == "answered"]
@@ -84,7 +87,7 @@ def summarize(name: str, slo: Mapping[str, Any], results: Sequence[Result], last
     tokens = [result.completion_tokens for result in answered if result.completion_tokens is not None]
     return Summary(
         name=name,
-        slo=dict(slo),
+        slo=None if slo is None else dict(slo),
         sent=len(results),
         leavers=len(results) - len(judged),
         answered=outcomes["answered"],

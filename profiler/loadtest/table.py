@@ -68,7 +68,7 @@ def _ttft(summary: Summary) -> str:
 
 
 ROWS: Sequence[tuple[str, Callable[[Summary], str]]] = (
-    ("SLO", lambda one: slo(one.slo)),
+    ("SLO", lambda one: BLANK if one.slo is None else slo(one.slo)),
     ("sent", lambda one: f"{one.sent} ({number(one.rate_per_s)}/s)"),
     ("answered", lambda one: str(one.answered)),
     ("refused (SLO infeasible)", lambda one: str(one.refused)),
@@ -147,6 +147,11 @@ def notes(report: Report) -> list[str]:
     if cost is not None and cost.known < report.overall.sent:
         told.append(f"Costs are known of {cost.known} of {report.overall.sent} requests.")
     return told
+
+
+def failures(report: Report) -> list[tuple[str, str, int]]:
+    """(class, what went wrong, requests) of errors and refusals."""
+    return [(one.name, kind, count) for one in report.classes for kind, count in one.error_kinds.items()]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

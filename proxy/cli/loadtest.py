@@ -125,7 +125,9 @@ class Terminal:
 
     def _bar(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        return Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True)
+        console = Console(stderr=True)  # in a file or a pipe a bar would only be blank lines
+        shown = console.is_terminal
+        return Progress(*columns, console=console, refresh_per_second=2, transient=True, disable=not shown)
 
 
 class _Watch:
@@ -153,12 +155,14 @@ def print_report(report: Report) -> None:
     header, *rows = table.grid(report.summaries)
     shown = Table()
     for name in header:
-        shown.add_column(name, justify="left" if not name else "right")
+        shown.add_column(name, justify="left" if not name else "right", overflow="fold")
     for row in rows:
         if set(row[1:]) != {table.BLANK}:
             shown.add_row(*row)
     console = Console()
     console.print(shown)
+    for name, kind, count in table.failures(report):
+        console.print(f"{name}: {count} × {kind}", markup=False, highlight=False)
     for note in table.notes(report):
         console.print(note)
     if report.found_max is not None:

@@ -25,9 +25,10 @@ from proxy.simulated_fleet import Simulation, made_up_answers, servers, simulate
 def command(config_path: Path, seed: int, noise: bool, max_waiting: int | None) -> None:
     """Serve every backend of a configuration from its profile, on its own host and port, until Ctrl-C.
 
-    Answers are the samples beside the models' quality tables. Then `paretoproxy serve` works with the same file. To
-    break something: POST {"kind": "slow", "factor": 3} to /simulate/fault of a backend; kinds are slow, stall, cut,
-    die, lie and revive.
+    Answers are the samples beside the models' quality tables: only the questions of those samples are answered as
+    rightly as the model would, any other as if it were one of them. Then `paretoproxy serve` works with the same file.
+    To break something: POST {"kind": "slow", "factor": 3} to /simulate/fault of a backend; kinds are slow, stall, cut,
+    die, lie and revive. One that is dead does not listen: {"kind": "revive", "backend": "its-name"} goes to another.
     """
     uvloop.run(_serve(load(config_path), Simulation(seed, noise, max_waiting)))
 

@@ -18,7 +18,7 @@ from proxy.backend import open_backend
 from proxy.catalog import Served, TaskTable
 from proxy.config import BackendConfig, ModelConfig
 from proxy.controls import Slo
-from proxy.planner import Ask, choose
+from proxy.planner import Ask, Pinned, choose
 
 SETTINGS = 10
 ROUNDS = 7
@@ -31,7 +31,7 @@ def main() -> None:
         count = backends * SETTINGS
         micros = measure(lambda backends=backends: fleet(backends), Ask(Slo(latency_ms=5000), "t", 300, None, False))
         print(f"| {count:,} | {micros:,.0f} | {1e6 / micros:,.0f} |")
-    pinned = Ask(Slo(), "t", 300, None, False, pinned=("self-consistency", {"n": 16}))
+    pinned = Ask(Slo(), "t", 300, None, False, pinned=Pinned("self-consistency", {"n": 16}, 16))
     micros = measure(lambda: fleet(1), pinned)
     print(f"| 1, pinned | {micros:,.0f} | {1e6 / micros:,.0f} |")
 

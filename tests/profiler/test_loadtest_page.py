@@ -8,13 +8,13 @@ import pytest
 from loadtest_parts import Answers, OneAtATime, workload
 from virtual_time import run_virtually
 
-from profiler.loadtest import page
+from profiler.loadtest import page, table
 from profiler.loadtest.find_max import FoundMax, Probe
 from profiler.loadtest.plots import Run
 from profiler.loadtest.report_file import report
-from profiler.loadtest.result import Caller
+from profiler.loadtest.result import Caller, Result
 from profiler.loadtest.run import run
-from profiler.loadtest.schedule import schedule
+from profiler.loadtest.schedule import Planned, schedule
 from profiler.loadtest.statistics import share
 
 CLASSES = [
@@ -103,6 +103,31 @@ def test_a_run_that_was_stopped_says_so() -> None:
     one = measured()
     stopped = one.report.__class__(**{**_fields(one.report), "unsent": 3, "unfinished": 2})
     assert "3 requests were not sent" in page.render(stopped, one.results)
+
+
+class Refuses(Answers):
+    """Answers nothing."""
+
+    async def ask(self, request: Planned) -> Result:
+        answer = await super().ask(request)
+        answer.outcome, answer.status, answer.error = "error", 502, "502 upstream_failed"
+        return answer
+
+
+@pytest.mark.parametrize("names", [["all"], ["one", "two"]])
+def test_what_went_wrong_is_told_once_per_class_whatever_the_classes_are_called(names: list[str]) -> None:
+    load = workload(classes=[{"name": name} for name in names])
+    planned = schedule(load)
+    ran = run_virtually(run(planned, Refuses()))
+    found = report(load, planned, ran, url="http://127.0.0.1:1", model="m", started_at=0)
+    assert [(name, kind) for name, kind, _ in table.failures(found)] == [(n, "502 upstream_failed") for n in names]
+    assert sum(count for *_, count in table.failures(found)) == len(ran.results)
+    assert page.render(found, ran.results).count("<td>502 upstream_failed</td>") == len(names)
+
+
+def test_all_classes_together_have_no_slo_of_their_own() -> None:
+    """Neither "none", which a class without limits has."""
+    assert table.grid(measured().report.summaries)[1] == ["SLO", "latency 300 ms", "latency 5000 ms", "none", "–"]
 
 
 def _fields(found: object) -> dict[str, object]:

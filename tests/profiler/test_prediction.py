@@ -191,3 +191,17 @@ def test_beyond_the_measured_batch_the_spread_widens() -> None:
     predicted = _predict(LatencyTable([narrow], settings, 0.95, TRAFFIC), 0, 0)
     ratio = np.log(predicted.tail_s / predicted.median_s)
     assert ratio[1] == pytest.approx(2 * ratio[0], rel=0.05)
+
+
+def test_replicas_share_the_rows_of_their_table_and_each_is_predicted_as_if_it_were_alone() -> None:
+    """A fleet of many replicas has few profiles: only those are tabulated."""
+    one, other = _profile(0.1), msgspec.structs.replace(_profile(0.3), acceptance_length=2.0)
+    profiles = [one, msgspec.structs.replace(other, backend="c"), other, msgspec.structs.replace(one, backend="d")]
+    loads, bias = np.array([0.0, 5.0, 30.0, 5.0]), np.array([1.0, 1.2, 1.0, 0.9])
+    together = LatencyTable(profiles, SETTINGS, 0.95, TRAFFIC)
+    assert len(together._tabulated) == 2
+    predicted = together.predict(loads, 300, bias)
+    for row, profile in enumerate(profiles):
+        alone = LatencyTable([profile], SETTINGS, 0.95, TRAFFIC).predict(loads[[row]], 300, bias[[row]])
+        for field in Prediction.__slots__:
+            assert getattr(predicted, field)[row] == pytest.approx(getattr(alone, field)[0]), field

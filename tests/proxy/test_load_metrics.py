@@ -31,6 +31,11 @@ def test_a_missing_name_is_an_error_that_names_it_never_a_zero(name: str) -> Non
     assert raised.value.name == name
 
 
+def test_the_first_and_the_last_line_count_too() -> None:
+    lines = [f'{name}{{engine="0"}} 1.0' for name in (RUNNING, WAITING, KV_USAGE)]
+    assert parse("\n".join(lines)) == EngineLoad(running=1, waiting=1, kv_usage=1)
+
+
 def test_a_page_that_is_not_vllms_is_an_error() -> None:
     with pytest.raises(MetricMissing):
         parse("<html>hello</html>")

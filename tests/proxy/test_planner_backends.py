@@ -3,14 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from planner_tables import SETTINGS, ask, backend, chosen, decide, served, setting
 
+from proxy.capabilities import Capabilities
 from proxy.catalog import TaskTable, build
 from proxy.config import load
 from proxy.controls import Slo
 from proxy.correction import Forecast
 from proxy.planner import Decision, NoCandidate, choose
+from strategies.base import Need
 from strategies.registry import Registry
 
 
@@ -99,3 +102,30 @@ def test_others_are_taken_to_run_whole_samples_whatever_the_table_begins_with() 
     cut_early, whole = setting("first-finish", 2, 0.6, steps=20), setting("none", 1, 0.6, steps=90)
     table = TaskTable("t", "math", (cut_early, setting("none", 1, 0.6, greedy=True), whole), False, 10.0)
     assert table.mean_output_tokens == 91
+
+
+def test_pass_through_knows_the_median_of_one_branch_at_every_load() -> None:
+    """Tabulated at the table's own loads and looked up in between: the same as predicting each."""
+    one, other = backend("one"), backend("other", gpu_hour_usd=1)
+    models = served(one, other)[0]
+    for others in (0, 5, 37, 511):
+        one.gpu_time.set_others(others)
+        table = models.latency(None, None)
+        predicted = table.predict(np.full(2, float(others)), 0.0, np.ones(2)).median_s[0, 0]
+        assert models.single_latency_s(one) == pytest.approx(predicted)
+    assert models.fastest() is other
+
+
+def test_what_the_settings_need_is_asked_of_each_backend() -> None:
+    able, unable, unknown = backend("able"), backend("unable"), backend("unknown")
+    able.capabilities = Capabilities({"logprobs": True, "chat": True})
+    unable.capabilities = Capabilities({"logprobs": False, "chat": True})
+    plain, needy = SETTINGS[0], replace(SETTINGS[1], needs=frozenset({Need.LOGPROBS, Need.CHAT}))
+    models = served(able, unable, unknown)[0]
+    assert models.able([plain, plain], unless_known=False) is None
+    assert models.able([plain, needy, plain], unless_known=False).tolist() == [
+        [True, True, True],
+        [True, False, True],
+        [True, False, True],
+    ]
+    assert models.able([plain, needy], unless_known=True)[2].tolist() == [True, True]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from proxy.tokenizer_json import TokenizerError, TokenizerFileMissing, UnsupportedTokenizer
-from proxy.tokens import TokenCounter
+from proxy.tokens import SharedBpes, TokenCounter
 
 REPOSITORY = Path(__file__).parents[2]
 TINYMATH = REPOSITORY / "profiler" / "tinymath" / "weights" / "s"
@@ -312,3 +312,17 @@ def test_models_whose_chats_are_rendered_by_code_have_no_chat_count(tmp_path: Pa
     assert plain.count_chat(chat) is not None
     harmony = TokenCounter.from_folder(folder(tmp_path, gpt2_like(), config={"model_type": "gpt_oss"}))
     assert harmony.count_chat(chat) is None
+
+
+def test_folders_of_one_vocabulary_share_it_and_others_do_not(tmp_path: Path) -> None:
+    """Models of one family differ in their chat templates and configurations only."""
+    shared, tokenizer = SharedBpes(), qwen_like()
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    adds_bos = {"tokenizer_config": {"bos_token": "<|im_start|>", "add_bos_token": True}}
+    a, b = (folder(tmp_path / name, tokenizer, config={"hidden_size": i}) for i, name in enumerate("ab"))
+    c = folder(tmp_path / "c", tokenizer, **adds_bos)
+    read = [shared.read(one)[0] for one in (a, b, c)]
+    assert read[0] is read[1] and read[2] is not read[0]
+    alone, together = TokenCounter.from_folder(b), TokenCounter.from_folder(b, shared)
+    assert together.encode("The quick fox") == alone.encode("The quick fox")
