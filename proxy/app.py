@@ -108,7 +108,8 @@ async def _ready(request: Request) -> Response:
 
 
 async def _metrics(request: Request) -> Response:
-    return Response(_service(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    page = await _service(request).metrics.page()
+    return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _card(name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ configuration.
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
@@ -73,8 +74,24 @@ class Metrics(Collector):
             tokens.add_metric([backend], count)
         yield from (requests, duration, branches, tokens)
 
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
+    async def page(self) -> bytes:
+        """Prometheus' text. Numbers are read here, where they change; a page of thousands of lines is written in a thread,
+        so that requests do not wait for it."""
+        return await asyncio.to_thread(generate_latest, _Read(self.read()))
+
+    def read(self) -> list[Metric]:
+        return list(self._registry.collect())
+
+
+class _Read(CollectorRegistry):
+    """Families that were collected before."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._families)
 
 
 class _Latency:

@@ -48,6 +48,7 @@ ROWS: Rows = (
     ("**/metrics of the proxy**: samples", "own_samples", ",.0f"),
     ("kB", "own_kb", ",.0f"),
     ("time to render, ms", "own_ms", ",.1f"),
+    ("of it in the event loop, ms", "own_held_ms", ",.1f"),
     ("**whole requests**: passed through, ms each", "request.pass_ms", ".2f"),
     ("voted, 4 samples, ms each", "request.vote_ms", ".2f"),
     ("freely planned, ms each", "request.free_ms", ".2f"),
