@@ -18,6 +18,7 @@ log = logging.getLogger("paretoproxy.probe")
 HEALTH_EVERY_S = 1.0
 LOAD_EVERY_S = 0.5
 PROBE_TIMEOUT_S = 2.0
+ASK_AGAIN_S = 5.0  # where it could not be found out what an engine can
 LATE_LOOKS = 2  # an engine under full load may answer one look late; refused or a bad status counts at once
 
 
@@ -34,6 +35,8 @@ class Prober:
 
     async def start(self) -> None:
         self._tasks = [asyncio.create_task(self._watch(backend)) for backend in self._backends]
+        if self._ask_capabilities:
+            self._tasks += [asyncio.create_task(self._ask(backend)) for backend in self._backends]
 
     async def aclose(self) -> None:
         for task in self._tasks:
@@ -43,9 +46,13 @@ class Prober:
     async def _watch(self, backend: Backend) -> None:
         while True:
             await probe(backend)
-            if self._ask_capabilities:
-                await capabilities.keep_up(backend)
             await asyncio.sleep(self._period_s if backend.health.serving else HEALTH_EVERY_S)
+
+    async def _ask(self, backend: Backend) -> None:
+        """Apart from health: a busy engine may take long to say what it can."""
+        while True:
+            known = not backend.health.checked or not backend.health.serving or await capabilities.keep_up(backend)
+            await asyncio.sleep(self._period_s if known else ASK_AGAIN_S)
 
 
 async def probe(backend: Backend, timeout_s: float = PROBE_TIMEOUT_S) -> None:
