@@ -65,12 +65,13 @@ class Scoring:
         if self._prompt_tokens is None:
             self._prompt_tokens = await model.prompt_length(self._call.messages())
         inputs = await self._tokens(model, texts, whole=False)
+        if any(len(strs) != len(tokens) for tokens, strs in inputs):
+            raise NoScore(f"{model.backend.name}: /tokenize gave no token strings, so no ends of steps")
         rows = await model.per_token([tokens for tokens, _ in inputs])
         found = []
         for (tokens, strs), scores in zip(inputs, rows, strict=True):
-            if not len(scores) == len(strs) == len(tokens):
-                told = f"{len(scores)} scores and {len(strs)} token strings"
-                raise NoScore(f"{model.backend.name} gave {told} for {len(tokens)} tokens")
+            if len(scores) != len(tokens):
+                raise NoScore(f"{model.backend.name}: /pooling gave {len(scores)} scores for {len(tokens)} tokens")
             found.append([scores[at] for at in step_ends(strs, self._prompt_tokens, self._step_mark)])
         return found
 

@@ -199,6 +199,15 @@ class Fleet:
         self._backends.append(backend)
         return backend
 
+    def scripted(self, name: str) -> ScriptedBackend:
+        """The backend of that name."""
+        return next(backend for backend in self._backends if backend.name == name)
+
+    @property
+    def scripted_pooled(self) -> dict[str, ScriptedPooled]:
+        """By kind."""
+        return {pooled.kind: pooled for pooled in self._pooled}
+
     async def pooled(self, kind: str, name: str | None = None) -> ScriptedPooled:
         """A reward or embedding model of the first model."""
         pooled = ScriptedPooled(name or kind, kind)

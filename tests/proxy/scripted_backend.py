@@ -15,6 +15,7 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from raw_server import STEP_TIMEOUT_S, Peer, RawServer
@@ -286,6 +287,18 @@ def begins(text: str, *, tokens: int = 4, after: int, then: Play | None = None) 
     async def play(peer: Peer, request: Received) -> None:
         await _events(peer, request, _chunks(request, text, tokens, {}, stop=after))
         await (then or stalls())(peer, request)
+
+    return play
+
+
+def drips(every_s: float) -> Play:
+    """An `x` every so many seconds, without end."""
+
+    async def play(peer: Peer, request: Received) -> None:
+        await _events(peer, request, _chunks(request, "", 1, {}, stop=0))
+        for number in count(1):
+            await _events(peer, request, [_chunk(request, "x", number)], head=False)
+            await asyncio.sleep(every_s)
 
     return play
 

@@ -73,7 +73,7 @@ class ScriptedPooled(ScriptedBackend):
 
     def _words_of(self, ids: list[int]) -> list[str]:
         by_id = {number: word for word, number in self._ids.items()}
-        return [by_id[number] for number in ids]
+        return [by_id.get(number, "?") for number in ids]
 
     def _classify(self, asked: dict[str, Any]) -> dict[str, Any]:
         rows = []
