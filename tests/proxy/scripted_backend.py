@@ -89,6 +89,7 @@ class ScriptedBackend:
         self.healthy = True
         self.incapable: set[str] = set()  # members that a capability probe is refused; "chat": all; "continuation"
         self.probe_status = 400  # what such a probe is answered
+        self.probe_gate: asyncio.Event | None = None  # before it is answered
         self.probes: list[Received] = []
         self.late: set[str] = set()  # paths that are not answered
         self.metrics = {"num_requests_running": 0.0, "num_requests_waiting": 0.0, "kv_cache_usage_perc": 0.0}
@@ -131,6 +132,8 @@ class ScriptedBackend:
             request = Received(head, body, loop.time())
             if _is_probe(request):  # what the proxy asks on its own account is no part of a test's script
                 self.probes.append(request)
+                if self.probe_gate is not None:
+                    await self.probe_gate.wait()
                 await self._play(self._probed(request), peer, request)
                 return
             self.received.append(request)

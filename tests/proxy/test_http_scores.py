@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -151,8 +153,6 @@ async def test_similarities_are_cosines(fleet: Fleet) -> None:
 
 
 def rows(*data: object) -> Play:
-    import json
-
     return answers(200, json.dumps({"data": data}).encode())
 
 
@@ -242,10 +242,8 @@ async def test_after_the_deadline_no_score_is_asked_for(fleet: Fleet) -> None:
         while not context.out_of_time:
             await asyncio.sleep(0.005)
         for ask in (context.score(["4"], "reward"), context.similarity(["4"])):
-            try:
+            with contextlib.suppress(NoScore):
                 assert await ask is None
-            except NoScore:
-                pass
         return Outcome((branches[0].index,))
 
     rewards, embeddings = await fleet.pooled("outcome"), await fleet.pooled("embedding")
