@@ -1,4 +1,4 @@
-"""What engines can is asked of them, once they serve and again when they come back; strategies run where it is enough."""
+"""What engines can is asked of them, once they serve and again when they come back; strategies run where it is met."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log probabilities that a strategy asks for: it reads them, and the client gets those it asked for itself, no others."""
+"""Log probabilities for a strategy: it reads them, and the client gets those that it asked for itself, no others."""
 
 from typing import Any
 

@@ -220,7 +220,7 @@ async def test_embeddings_that_fail_are_no_similarities(fleet: Fleet) -> None:
 async def test_a_deadline_during_the_scoring_is_kept(fleet: Fleet) -> None:
     seen: list[Any] = []
     pooled = await fleet.pooled("outcome")
-    backend, proxy = await fleet.one(best_of("reward", seen))
+    _, proxy = await fleet.one(best_of("reward", seen))
     proxy.service.finish_time = FinishTime(mean_s=0.2, deviation_s=0.0)
     pooled.plays["/classify"] = stalls()
 
