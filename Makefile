@@ -11,11 +11,11 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 demo: .venv/ready .venv-vllm/ready
 	$(BIN)/paretoproxy demo --engine-python $(ENGINE) $(ARGS)
 
-test: check .venv-vllm/ready
-	$(BIN)/pytest $(ARGS)
+test: test-fast .venv-vllm/ready
+	$(BIN)/pytest -m real $(ARGS)
 
 test-fast: check
-	$(BIN)/pytest -m "not real" $(ARGS)
+	$(BIN)/pytest -m "not real" -n 2 $(ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -11,3 +11,10 @@ def replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
+
+
+def cut_half_a_line(path: Path) -> None:
+    """Of a file of lines that is written line by line, what an interrupted run did not finish."""
+    if path.exists():
+        data = path.read_bytes()
+        path.write_bytes(data[: data.rfind(b"\n") + 1])

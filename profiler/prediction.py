@@ -35,8 +35,8 @@ class Setting:
 
     `lengths` (R, branches): tokens of each branch until the decision, ascending; R joint draws. `later`: the same of
     each further wave, (R, branches of it), 0 for a branch that was not started. `aside_s`: what else is waited for,
-    such as scores. `needs`: what the strategy cannot run without. `budget`: accuracy when branches are cut, where that
-    was derived.
+    such as scores, `aside_gpu_s`: and what that takes. `needs`: what the strategy cannot run without. `budget`:
+    accuracy when branches are cut, where that was derived.
     """
 
     strategy: str
@@ -50,6 +50,7 @@ class Setting:
     budget: BudgetCurve | None = None
     later: tuple[np.ndarray, ...] = ()
     aside_s: float = 0.0
+    aside_gpu_s: float = 0.0
     needs: frozenset[Need] = frozenset()
     tokens: np.ndarray = field(init=False)
 
@@ -70,7 +71,7 @@ class Setting:
         lengths = np.array(curve.lengths, float)
         later = tuple(np.array(wave, float) for wave in curve.later)
         found = (curve.strategy, curve.params, branches, curve.greedy, curve.accuracy, curve.accuracy_lower)
-        return cls(*found, prior, lengths, budget, later, curve.aside_s, needs)
+        return cls(*found, prior, lengths, budget, later, curve.aside_s, curve.aside_gpu_s, needs)
 
     @property
     def waves(self) -> tuple[np.ndarray, ...]:
@@ -252,7 +253,7 @@ def _row(
     own_kv_share = work @ shared / max(work.sum(), 1e-9) * own_kv_s.mean()
     table = np.empty((len(LOADS), 6))
     table[:, [MEDIAN, TAIL]] = np.quantile(noisy, (0.5, percentile), axis=0).T
-    table[:, SHARE] = mean_steps_at @ (shared * (g + reads_s + prompts_s)) + own_kv_share
+    table[:, SHARE] = mean_steps_at @ (shared * (g + reads_s + prompts_s)) + own_kv_share + setting.aside_gpu_s
     table[:, DELAY] = np.where(LOADS > 0, mean_steps_at @ (g - alone) + own_kv_s.mean(), 0.0)
     table[:, TPOT] = g[-1] + reads_s + prompts_s
     table[:, WAIT] = alone + np.where(LOADS > 0, reads_s, 0.0)

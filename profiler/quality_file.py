@@ -56,8 +56,8 @@ class Curve(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `lengths`: draws of the setting's work, each the tokens of every branch until the decision, ascending; the draws are
     ordered by the last. `later`: per further wave the same of its branches, draw by draw (0: not started). `aside_s`:
-    seconds that else are waited for, on average. `runs`: answered requests that it was measured on, where it was not
-    derived from stored samples.
+    seconds that else are waited for, on average, `aside_gpu_s`: what that takes. `runs`: answered requests that it was
+    measured on, where it was not derived from stored samples.
     """
 
     strategy: str
@@ -68,6 +68,7 @@ class Curve(msgspec.Struct, frozen=True, omit_defaults=True):
     lengths: list[list[int]]
     later: list[list[list[int]]] = []
     aside_s: float = 0.0
+    aside_gpu_s: float = 0.0
     runs: int = 0
 
 
@@ -119,7 +120,8 @@ def bootstrap_lower(by_question: np.ndarray, *, draws: int = 1000, level: float 
 def curve(strategy: str, params: dict[str, Any], shape: Shape, pool: list[StoredQuestion], *, greedy: bool) -> Curve:
     """Derive one setting's curve from the pool."""
     replays, accuracy, lower = derive(shape, pool, greedy=greedy)
-    order = np.argsort(replays.lengths[:, -1], kind="stable")
+    waited = replays.lengths[:, -1] + sum(wave[:, -1] for wave in replays.later)
+    order = np.argsort(waited, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(DRAWS, len(order))).round().astype(int)]
     return Curve(
         strategy=strategy,
@@ -128,6 +130,7 @@ def curve(strategy: str, params: dict[str, Any], shape: Shape, pool: list[Stored
         accuracy=round(accuracy, 4),
         accuracy_lower=round(lower, 4),
         lengths=replays.lengths[chosen].tolist(),
+        later=[wave[chosen].tolist() for wave in replays.later],
     )
 
 

@@ -20,12 +20,14 @@ from strategies.base import Shape
 class Replays:
     """R replays of a shape of N branches. `question` (R,): whose samples were drawn; `correct` (R,).
 
-    `lengths` (R, N): tokens that each branch generated until the decision, ascending; cancelled ones included.
+    `lengths` (R, N): tokens that each branch generated until the decision, ascending; cancelled ones included. `later`:
+    the same of each further window.
     """
 
     question: np.ndarray
     correct: np.ndarray
     lengths: np.ndarray
+    later: tuple[np.ndarray, ...] = ()
 
 
 def replay(pool: Sequence[Sequence[Sample]], shape: Shape, per_question: int, seed: int = 0) -> Replays:
@@ -34,4 +36,4 @@ def replay(pool: Sequence[Sequence[Sample]], shape: Shape, per_question: int, se
     Raises ValueError where a question has fewer samples than the shape needs branches.
     """
     votes = vote(draw(pool, shape.branches, per_question, seed), shape)
-    return Replays(np.repeat(np.arange(len(pool)), per_question), votes.correct, votes.lengths)
+    return Replays(np.repeat(np.arange(len(pool)), per_question), votes.correct, votes.lengths, votes.later)

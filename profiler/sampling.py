@@ -9,6 +9,8 @@ from profiler.lengths import lengths
 from profiler.marking import Generated, Marking
 from profiler.quality_file import Curve, Quality, StoredQuestion, curve
 from profiler.quality_sections import AgreementCurve, BudgetCurve
+from profiler.runs import Run
+from profiler.runs import curves as run_curves
 from profiler.tasks import TaskQuestion
 from profiler.vote_agreement import agreement_curve
 from strategies.answers import Equivalence
@@ -45,9 +47,13 @@ def quality(
     pool: list[StoredQuestion],
     registry: Registry,
     environment: dict[str, object],
+    runs: Sequence[Run] = (),
 ) -> Quality:
-    """The table of every strategy setting that the pool has enough samples for, and what else the samples say.
-    CPU-bound: seconds."""
+    """The table of every strategy setting that the pool has enough samples for, or that `runs` were made of, and what
+    else the samples say. CPU-bound: seconds."""
+    derived = list(curves(pool, registry))
+    known = {(curve.strategy, repr(curve.params), curve.greedy) for curve in derived}
+    measured = [c for c in run_curves(runs) if (c.strategy, repr(c.params), c.greedy) not in known]
     return Quality(
         model=model,
         task=task,
@@ -56,7 +62,7 @@ def quality(
         questions=len(pool),
         samples_per_question=min(len(question.samples) for question in pool),
         mean_prompt_tokens=sum(question.prompt_tokens for question in pool) / len(pool),
-        curves=list(curves(pool, registry)),
+        curves=[*derived, *measured],
         environment=environment,
         budgets=budgets(pool, registry),
         agreement=agreements(pool, registry),

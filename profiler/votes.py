@@ -40,12 +40,14 @@ class Drawn:
 @dataclass(frozen=True, slots=True)
 class Votes:
     """Per draw, (R,): `agreement`: the winner's share of the votes, 0 where nobody voted; `votes`: how many did;
-    `correct`: of the answer given. `lengths` (R, n): tokens of each branch until the decision, ascending."""
+    `correct`: of the answer given. `lengths` (R, n): tokens of each branch until the decision, ascending; `later`: the
+    same of each further window, (R, its branches), 0 where it was not started."""
 
     agreement: np.ndarray
     votes: np.ndarray
     correct: np.ndarray
     lengths: np.ndarray
+    later: tuple[np.ndarray, ...] = ()
 
 
 def draw(pool: Sequence[Sequence[Sample]], branches: int, per_question: int, seed: int = 0) -> Drawn:
@@ -70,6 +72,8 @@ def draw(pool: Sequence[Sequence[Sample]], branches: int, per_question: int, see
 def vote(drawn: Drawn, shape: Shape) -> Votes:
     """Branches arrive in the order of their tokens until the rule has decided. Ties go to the class that came first:
     its shortest branch is the shortest."""
+    if shape.window is not None:
+        return _in_windows(drawn, shape.window)
     order = np.argsort(drawn.tokens, axis=1, kind="stable")
     answers = np.take_along_axis(drawn.answers, order, axis=1)
     tokens = np.take_along_axis(drawn.tokens, order, axis=1)
@@ -95,6 +99,48 @@ def vote(drawn: Drawn, shape: Shape) -> Votes:
     answered = np.where(votes > 0, winner, 0)
     correct = np.take_along_axis(drawn.correct, order, axis=1)[rows, answered]
     return Votes(agreement, votes, correct, np.minimum(tokens, tokens[rows, decided_at][:, None]))
+
+
+def _in_windows(drawn: Drawn, window: int) -> Votes:
+    """Windows of branches in the order drawn, until one agrees as a whole; then a vote over all that ran."""
+    answers, tokens = drawn.answers, drawn.tokens
+    total = answers.shape[1]
+    ran = np.zeros(answers.shape, bool)
+    open_rows = np.ones(len(answers), bool)
+    waves = []
+    for start in range(0, total, window):
+        columns = slice(start, min(start + window, total))
+        ran[open_rows, columns] = True
+        waves.append(np.sort(np.where(open_rows[:, None], tokens[:, columns], 0), axis=1))
+        part = answers[:, columns]
+        agreed = (part == part[:, :1]).all(axis=1) & (part[:, 0] != ABSTAINS)
+        if part.shape[1] == window:
+            open_rows = open_rows & ~agreed
+    votes = ran & (answers != ABSTAINS)
+    same = (answers[:, :, None] == answers[:, None, :]) & votes[:, :, None] & votes[:, None, :]
+    counts = same.sum(axis=2)  # of each branch's class
+    arrival = _arrival_ranks(tokens, window)
+    # The class: most votes, then the shortest shortest branch, then the first seen; its branch: the shortest and first.
+    longest = int(tokens.max()) + 1
+    shortest = np.where(same, tokens[:, None, :], longest).min(axis=2)
+    seen = np.where(same, arrival[:, None, :], total).min(axis=2)
+    of_class = ((total - counts) * (longest + 1) + shortest) * (total + 1) + seen
+    keys = (of_class * (longest + 1) + tokens) * (total + 1) + arrival
+    answered = np.where(ran, keys, np.iinfo(np.int64).max).argmin(axis=1)
+    rows = np.arange(len(answers))
+    silent = ~votes.any(axis=1)  # nobody voted: the first arrival answers
+    answered[silent] = np.where(ran, arrival, total)[silent].argmin(axis=1)
+    agreement = np.where(silent, 0.0, counts[rows, answered] / np.maximum(votes.sum(axis=1), 1))
+    return Votes(agreement, votes.sum(axis=1), drawn.correct[rows, answered], waves[0], tuple(waves[1:]))
+
+
+def _arrival_ranks(tokens: np.ndarray, window: int) -> np.ndarray:
+    """Of each branch when it arrives among all: windows follow on each other, within one the shorter comes first."""
+    ranks = np.empty(tokens.shape, int)
+    for start in range(0, tokens.shape[1], window):
+        part = tokens[:, start : start + window]
+        ranks[:, start : start + window] = start + part.argsort(axis=1, kind="stable").argsort(axis=1)
+    return ranks
 
 
 def _decided(counts: np.ndarray, rule: StopRule, arrived: int, total: int) -> np.ndarray:

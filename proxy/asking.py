@@ -32,7 +32,7 @@ def question(call: Call, models: Sequence[Served], registry: Registry, prompt_to
     controls = call.controls
     task = _task(controls, models)
     answers = _answers(call, task, models)
-    pinned = _pinned(controls, registry)
+    pinned = _pinned(controls, models, registry)
     note, single = None, None
     if pinned is None:
         single = _single_only(call, answers, models)
@@ -87,7 +87,24 @@ def _answers(call: Call, task: str | None, models: Sequence[Served]) -> AnswerKi
     return None
 
 
-def _pinned(controls: Controls, registry: Registry) -> Pinned | None:
+def _scorer(models: Sequence[Served]) -> str:
+    """What best-of-n scores by where the client does not say: the best that the model has."""
+    has = frozenset[Need]().union(*(served.has for served in models))
+    for need, scorer in _SCORERS.items():
+        if need in has:
+            return scorer
+    return "self-certainty"
+
+
+_SCORERS = {
+    Need.REWARD: "reward",
+    Need.PROCESS_REWARD: "process-reward",
+    Need.RERANKER: "reranker",
+    Need.JUDGE: "judge",
+}
+
+
+def _pinned(controls: Controls, models: Sequence[Served], registry: Registry) -> Pinned | None:
     name = controls.pinned
     if name is None:
         return None
@@ -95,6 +112,8 @@ def _pinned(controls: Controls, registry: Registry) -> Pinned | None:
         parameters = dict(controls.params)
         if controls.n is not None:
             parameters = {**parameters, **registry.get(name).pin(controls.n)}
+        if name == "best-of-n" and "scorer" not in parameters:
+            parameters["scorer"] = _scorer(models)
         strategy = registry.build(name, parameters)
     except UnknownStrategy as error:
         raise InvalidControl("x-tts-strategy", str(error)) from error

@@ -126,6 +126,11 @@ class BranchStream:
     def continues(self) -> str:
         return self.generation.continues
 
+    @property
+    def watched(self) -> bool:
+        """Somebody looks at it while it runs, not only at its end."""
+        return self._on_progress is not None or self._on_event is not None
+
     def tell_progress(self, every_tokens: int, on_progress: Callable[[BranchStream], None]) -> None:
         """Call back whenever about so many further tokens have come."""
         self._every_tokens, self._on_progress = every_tokens, on_progress

@@ -28,6 +28,7 @@ class Peek(msgspec.Struct):
     tools: list[Any] | None = None
     slo: Any = None
     tts: Any = None
+    optillm_approach: str | None = None
     response_format: dict[str, Any] | None = None
     logprobs: bool | int | None = None
     top_logprobs: int | None = None
@@ -122,6 +123,7 @@ class Call:
         members = _decoded(_members, self.body)
         members.pop("slo", None)
         members.pop("tts", None)
+        members.pop("optillm_approach", None)
         return members
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 PROBE_USER = "paretoproxy-probe"  # OpenAI's `user` member: an operator sees in the engine's log who asks
 TIMEOUT_S = 20.0
-PROBE_TEXT = "<think>\nOne moment"
+# Ends as a step does: some templates trim that, and the model would go on otherwise.
+PROBE_TEXT = "<think>\nOne moment\n"
 PROBE_QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "1"}]
 # Members that engines refuse, or not, by how they were started.
 _MEMBERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(

@@ -10,20 +10,21 @@ DEFAULT_GRAPH_TOKENS = 512
 
 
 def max_num_seqs(config: BackendConfig) -> int:
-    return int(_flag(config, "max-num-seqs") or DEFAULT_MAX_NUM_SEQS)
+    return int(flag(config, "max-num-seqs") or DEFAULT_MAX_NUM_SEQS)
 
 
 def largest_graph_batch(config: BackendConfig) -> int | None:
     """The most branches that a captured CUDA graph runs: with one more, a step may take much longer. A speculating
     engine verifies several tokens of each (newer ones capture every decode batch, and have no cliff there). None where
     no graphs are captured or nothing is known of the flags."""
-    if config.launch is None or _flag(config, "enforce-eager"):
+    if config.launch is None or flag(config, "enforce-eager"):
         return None
     tokens_per_branch = 1 + int((config.speculative or {}).get("num_speculative_tokens", 0))
     default = min(2 * max_num_seqs(config) * tokens_per_branch, DEFAULT_GRAPH_TOKENS)
-    return int(_flag(config, "max-cudagraph-capture-size") or default) // tokens_per_branch
+    return int(flag(config, "max-cudagraph-capture-size") or default) // tokens_per_branch
 
 
-def _flag(config: BackendConfig, name: str) -> str | int | float | bool | None:
+def flag(config: BackendConfig, name: str) -> str | int | float | bool | None:
+    """As `launch.args` has it, spelled with dashes or underscores."""
     args = config.launch.args if config.launch else {}
     return args.get(name, args.get(name.replace("-", "_")))

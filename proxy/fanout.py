@@ -119,7 +119,7 @@ class Run:
             found = await self._grouper.group(text or branch.text)
         if found is not None:
             stream.answer = found.text
-        if self._on_answer is not None:
+        if self._on_answer is not None and stream.generation.final:
             self._on_answer(found)
         return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 
+from proxy.aliases import named
 from proxy.asgi import Receive, Scope, Send, read_body, send_error
 from proxy.authorization import authorize
 from proxy.call import Call, parse
@@ -16,7 +17,6 @@ from proxy.errors import (
     InvalidControl,
     MethodNotAllowed,
     ProxyError,
-    UnknownModel,
     UpstreamFailed,
 )
 from proxy.passing import pass_through
@@ -83,9 +83,8 @@ class Handler:
     async def _dispatch(self, exchange: Exchange) -> None:
         call, trace = exchange.call, exchange.trace
         trace.model, trace.stream = call.model, call.stream
-        models = self._service.catalog.find(call.model)
-        if models is None:
-            raise UnknownModel(call.model, self._service.catalog.names)
+        exchange.call, models = named(call, self._service.catalog)
+        call, trace.model = exchange.call, exchange.call.model
         if not _scaled(call.controls):
             await pass_through(self._service, exchange, models)
             return

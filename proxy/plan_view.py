@@ -8,10 +8,10 @@ from typing import Any
 from msgspec.structs import asdict
 
 from proxy import ledgers
+from proxy.aliases import named
 from proxy.asking import question
 from proxy.call import parse
 from proxy.catalog import Served
-from proxy.errors import UnknownModel
 from proxy.planner import Plan, choose, rank
 from proxy.prompt_length import prompt_length
 from proxy.scale_trace import predicted
@@ -22,9 +22,7 @@ from proxy.upstream.connection import Headers
 async def plan_view(service: Service, headers: Headers, body: bytes) -> dict[str, Any]:
     """The same body and headers as a chat completion. Raises ProxyError."""
     call = parse("/v1/chat/completions", headers, body, service.config.slo.defaults)
-    models = service.catalog.find(call.model)
-    if models is None:
-        raise UnknownModel(call.model, service.catalog.names)
+    call, models = named(call, service.catalog)
     tokens, exact = await prompt_length(call, models[0])
     asked = question(call, models, service.registry, tokens)
     decision = choose(asked.ask, models)

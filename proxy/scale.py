@@ -144,7 +144,8 @@ async def _execute(
     call, plan = exchange.call, decision.plan
     strategy = service.registry.build(plan.strategy, plan.params)
     shape = strategy.shape()
-    live = streamed is not None and shape.branches == 1 and shape.waves == 1
+    # Others go on from what they wrote, or may answer with something else.
+    live = streamed is not None and shape.votes and shape.branches == shape.waves == 1
     progress = streamed is not None and not live and call.chat and call.controls.progress
     events = Events(content=live) if live or progress else None
     told = VoteSoFar(events, plan.branches, exchange.trace.id, plan.backend.model) if events and progress else None
@@ -202,14 +203,16 @@ def _grouper(
 
 
 def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:
-    """The strategy's ranking; where it has none, a finished branch, or the longest unfinished one that has said
-    something."""
+    """The strategy's ranking; without one, the longest unfinished branch that has said something, or a part of an
+    answer that no further part followed in time."""
     ranked = [run.branches[index] for index in outcome.ranking[:wanted]]
     if ranked:
         return ranked
     finals = [branch for branch in run.branches if branch.events and branch.generation.final]
-    usable = [branch for branch in finals if branch.state != "failed"]
-    return sorted(usable, key=_unfinished_last)[:1]
+    unfinished = [branch for branch in finals if branch.state == "cancelled"] or [
+        b for b in finals if b in run.finished
+    ]
+    return sorted(unfinished, key=lambda branch: (-len(branch.continues), -branch.completion_tokens))[:1]
 
 
 def _reason_alike(winners: Sequence[BranchStream], run: Run) -> None:
@@ -217,10 +220,6 @@ def _reason_alike(winners: Sequence[BranchStream], run: Run) -> None:
     for winner in winners:
         if "think>" in winner.continues and not winner.reasons_apart:
             winner.reasons_apart = any(b.reasons_apart for b in run.branches if b.backend is winner.backend)
-
-
-def _unfinished_last(branch: BranchStream) -> tuple[bool, int, int]:
-    return branch.state == "cancelled", -len(branch.continues), -branch.completion_tokens
 
 
 async def _answer(service: Service, exchange: Exchange, executed: Executed, streamed: StreamedReply | None) -> None:

@@ -10,7 +10,7 @@ from proxy import reply
 
 
 def tool_answer(events: Sequence[bytes]) -> str | None:
-    """The calls in order as JSON, [{"name", "arguments"}, …], arguments parsed where they are JSON; None without."""
+    """The calls in order, as a JSON list of names and arguments (parsed where they are JSON); None without calls."""
     if not any(b'"tool_calls"' in event for event in events):
         return None
     message = reply.message(events)

@@ -18,7 +18,8 @@ VOTE_STREAM_INTERVAL = 16
 
 def relayed(call: Call, model: str) -> bytes:
     """A pass-through body: untouched, unless the model goes by another name at the backend or controls are in it."""
-    if call.peek.model == model and call.peek.slo is None and call.peek.tts is None:
+    peek = call.peek
+    if peek.model == model and peek.slo is None and peek.tts is None and peek.optillm_approach is None:
         return call.body
     members = call.members()
     members["model"] = msgspec.Raw(msgspec.json.encode(model))

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from strategies.base import MAX_BRANCHES, Context, Need, Outcome, Shape, Strategy
 from strategies.base import Params as BaseParams
+from strategies.fallback import decide
 from strategies.stopping import FirstArrivals
 from strategies.voting import Vote
 
@@ -57,4 +58,4 @@ class FirstFinish(Strategy[Params]):
                 vote.add(branch, await context.answer(branch))
                 if vote.arrived >= self.params.m:
                     break
-        return vote.outcome()
+        return await decide(context, vote, self.params.n)

@@ -13,6 +13,7 @@ class Vote:
         self.counts: list[int] = []
         self.weights: list[float] = []
         self.arrived = 0
+        self.seen: list[tuple[Branch, Answer | None]] = []
         self._shortest: list[Branch] = []
         self._answers: list[Answer] = []
         self._others: list[Branch] = []
@@ -21,6 +22,7 @@ class Vote:
     def add(self, branch: Branch, answer: Answer | None, weight: float | None = None) -> None:
         """`weight`: 0 or more. A branch without an answer abstains, whatever its weight."""
         self.arrived += 1
+        self.seen.append((branch, answer))
         if weight is not None:
             self._weighted = True
         if answer is None:

@@ -1,96 +1,95 @@
-"""Answers of a built-in model sampled with transformers: minutes on one GPU for what takes CPU engines hours.
+"""Answers of built-in models sampled without an engine: a minute on one GPU for what takes CPU engines hours.
 
-    python -m profiler.tinymath.sample --weights profiler/tinymath/weights/s --out s.texts.jsonl
-    paretoproxy quality --config examples/demo-fleet.yaml --task tinymath --model tinymath-s --texts s.texts.jsonl
-    --out DIR
+    python -m profiler.tinymath.sample --weights profiler/tinymath/weights/s profiler/tinymath/weights/m --out DIR
+    paretoproxy quality --config examples/demo-fleet.yaml --task tinymath --model tinymath-s
+    --texts DIR/s.texts.jsonl --out QUALITY
 
-One line a question: {"question", "prompt_tokens", "greedy": [text, tokens, finish], "samples": [[text, tokens,
-finish], …]}. That real engines give the same accuracy is tested on each engine of the demo fleet (tests/real).
+One file a model, named after its folder, and in it one line a question: {"question", "prompt_tokens", "greedy":
+[text, tokens, finish], "samples": [[text, tokens, finish], …]}. A file that is there is not sampled again. That real
+engines give the same accuracy is tested on each engine of the demo fleet (tests/real).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+from profiler.tinymath.decode import Decoder, Sampling
+from profiler.tinymath.task import POOL_SEED, Question, questions
+from profiler.tinymath.tokens import TURN_END_ID, bpe, encoded, prompt
+from profiler.tinymath.train_models import load_policy
 
-from profiler.tinymath.task import POOL_SEED, questions
-from profiler.tinymath.train_tokenizer import prompt
-
-QUESTIONS_PER_BATCH = 50
 Answer = tuple[str, int, str]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--questions", type=int, default=200)
-    parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--max-tokens", type=int, default=1024)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.manual_seed(options.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(options.weights, padding_side="left")
-    model = Qwen3ForCausalLM.from_pretrained(options.weights, dtype=torch.bfloat16).to(device).eval()
-    asked = [question.question for question in questions(options.questions, POOL_SEED)]
-    with options.out.open("w") as file:
-        for first in range(0, len(asked), QUESTIONS_PER_BATCH):
-            batch = asked[first : first + QUESTIONS_PER_BATCH]
-            for line in _lines(model, tokenizer, batch, options.samples, options.max_tokens):
-                file.write(json.dumps(line) + "\n")
-            file.flush()
-            print(f"{options.weights.name}: {first + len(batch)}/{len(asked)} questions", flush=True)
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How many questions and answers, how long, and how many answers are generated at a time."""
+
+    questions: int
+    samples: int
+    max_tokens: int
+    rows: int
+    seed: int
 
 
-def _lines(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, asked: list[str], samples: int, limit: int
-) -> Iterator[dict[str, Any]]:
-    greedy = _generate(model, tokenizer, asked, limit, do_sample=False)
-    drawn = _generate(
-        model,
-        tokenizer,
-        asked,
-        limit,
-        do_sample=True,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        num_return_sequences=samples,
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--weights", type=Path, nargs="+", required=True, help="folders of policies")
+    add("--out", type=Path, required=True, help="a directory, or for one model a .jsonl file")
+    add("--questions", type=int, default=200)
+    add("--samples", type=int, default=64)
+    add("--max-tokens", type=int, default=1280)
+    add("--rows", type=int, default=6144, help="answers generated at a time; fewer need less memory")
+    add("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    order = Order(options.questions, options.samples, options.max_tokens, options.rows, options.seed)
+    if options.out.suffix == ".jsonl" and len(options.weights) > 1:
+        parser.error("several --weights need a directory as --out: each model gets a file of its own")
+    for weights in options.weights:
+        single = options.out.suffix == ".jsonl"
+        file = options.out if single else options.out / f"{weights.name}.texts.jsonl"
+        if single or not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            sample_to(file, weights, order)
+
+
+def sample_to(file: Path, weights: Path, order: Order) -> None:
+    """Sample one model; the file appears when it is complete."""
+    began, decoder, asked = time.monotonic(), Decoder(load_policy(weights)), questions(order.questions, POOL_SEED)
+    unfinished, size = file.with_suffix(".part"), max(1, order.rows // order.samples)
+    with unfinished.open("w") as lines:
+        for first in range(0, len(asked), size):
+            for line in _lines(decoder, asked[first : first + size], order, order.seed * 100_003 + first):
+                lines.write(json.dumps(line) + "\n")
+            done = min(first + size, len(asked))
+            print(f"{weights.name}: {done}/{len(asked)} questions, {time.monotonic() - began:.0f} s", flush=True)
+    unfinished.rename(file)
+
+
+def _lines(decoder: Decoder, asked: Sequence[Question], order: Order, seed: int) -> Iterator[dict[str, Any]]:
+    prompts = encoded([prompt(question.question) for question in asked])
+    greedy = decoder.generate(prompts, Sampling(order.max_tokens, temperature=0.0))
+    drawn = decoder.generate(prompts, Sampling(order.max_tokens, samples=order.samples, seed=seed))
     for index, question in enumerate(asked):
         yield {
-            "question": question,
-            "prompt_tokens": len(tokenizer(prompt(question), add_special_tokens=False)["input_ids"]),
-            "greedy": greedy[index],
-            "samples": drawn[index * samples : (index + 1) * samples],
+            "question": question.question,
+            "prompt_tokens": len(prompts[index]),
+            "greedy": _read(greedy[index]),
+            "samples": [_read(ids) for ids in drawn[index * order.samples : (index + 1) * order.samples]],
         }
 
 
-def _generate(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, asked: list[str], limit: int, **sampling: Any
-) -> list[Answer]:
-    batch = tokenizer([prompt(q) for q in asked], return_tensors="pt", padding=True, add_special_tokens=False)
-    batch = batch.to(model.device)
-    with torch.no_grad():
-        output = model.generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=limit, **sampling
-        )
-    new = output[:, batch["input_ids"].shape[1] :].cpu()
-    return [_read(tokenizer, row) for row in new]
-
-
-def _read(tokenizer: PreTrainedTokenizerFast, row: torch.Tensor) -> Answer:
-    ended = (row == tokenizer.eos_token_id).nonzero()
-    tokens = int(ended[0]) + 1 if len(ended) else len(row)
-    text = tokenizer.decode(row[:tokens], skip_special_tokens=True)
-    return text, tokens, "stop" if len(ended) else "length"
+def _read(ids: Sequence[int]) -> Answer:
+    """Text as an engine gives it (no special tokens), tokens with the end of turn, and why it ended."""
+    text = bpe().decode(list(ids), skip_special_tokens=True)
+    return text, len(ids), "stop" if TURN_END_ID in ids else "length"
 
 
 if __name__ == "__main__":

@@ -13,9 +13,12 @@ _COMMANDS = {
     "up": "Start the engines that a configuration describes, and stop them together.",
     "profile": "Measure each backend and fit its latency.",
     "quality": "Sample a labelled task and derive the accuracy of every strategy.",
+    "measure": "Ask labelled questions of strategies; print a table, and keep the runs for the quality table.",
     "plan": "Show the ranked candidates for a request; send nothing.",
     "report": "Show what to run within a deadline, and what the usual advice would have cost.",
+    "loadtest": "Send an open-loop workload with a mix of SLOs; report attainment, goodput, accuracy and cost.",
     "slo-table": "Ask a running proxy labelled questions under several deadlines; print a table.",
+    "simulate": "Serve a simulated fleet that speaks vLLM's HTTP, timed by profiles.",
     "traces": "Read the trace store.",
 }
 
@@ -45,10 +48,12 @@ def cli() -> None:
 def main() -> None:
     """Exit status 0, or a one-line error that says what to change."""
     from profiler.fit import FitError
+    from profiler.loadtest import LoadTestError
     from profiler.measure import EngineShared
     from profiler.profile_file import ProfileError
     from profiler.quality_file import QualityError
     from profiler.report import ReportError
+    from profiler.simulation.server import ServerError
     from profiler.tasks import TaskError
     from profiler.verdict import AgreementError
     from proxy.bench import EngineFailed
@@ -57,8 +62,8 @@ def main() -> None:
     from proxy.load_metrics import MetricMissing
     from proxy.trace_store import StoreError
 
-    fleet = (ConfigError, LaunchError, StoreError, EngineFailed, EngineShared, MetricMissing)
-    known = (*fleet, FitError, ProfileError, QualityError, TaskError, AgreementError, ReportError)
+    fleet = (ConfigError, LaunchError, StoreError, EngineFailed, EngineShared, MetricMissing, ServerError)
+    known = (*fleet, FitError, ProfileError, QualityError, TaskError, AgreementError, ReportError, LoadTestError)
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

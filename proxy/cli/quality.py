@@ -12,7 +12,7 @@ import click
 import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from profiler import quality_file, sampling
+from profiler import files, quality_file, runs, sampling
 from profiler.marking import Generated
 from profiler.quality_file import StoredQuestion
 from profiler.quality_sections import Correlation, Lengths
@@ -170,9 +170,7 @@ class _Job:
     def _keep_whole_lines(self) -> set[str]:
         """What an earlier run stored; a line that it did not finish is cut off."""
         stored = list(quality_file.read_samples(self._lines))
-        if self._lines.exists():
-            data = self._lines.read_bytes()
-            self._lines.write_bytes(data[: data.rfind(b"\n") + 1])
+        files.cut_half_a_line(self._lines)
         return {question.question for question in stored}
 
     async def _sample(
@@ -214,14 +212,21 @@ class _Job:
         if not pool:
             raise ConfigError(f"{self._lines} holds no samples")
         table = sampling.quality(
-            self._model, self._task.name, self._task.answers, temperature, pool, Registry.installed(), environment
+            self._model,
+            self._task.name,
+            self._task.answers,
+            temperature,
+            pool,
+            Registry.installed(),
+            environment,
+            list(runs.read(runs.path_beside(self._table))),
         )
         quality_file.write(table, self._table)
         click.echo(f"{self._model} on {self._task.name}: {table.questions} questions; wrote {self._table}")
         for curve in table.curves:
             params = ", ".join(f"{k}={v}" for k, v in curve.params.items())
             greedy = " at temperature 0" if curve.greedy else ""
-            tokens = sum(map(sum, curve.lengths)) / len(curve.lengths)
+            tokens = sum(sum(map(sum, wave)) for wave in (curve.lengths, *curve.later)) / len(curve.lengths)
             click.echo(
                 f"  {curve.strategy}({params}){greedy}: accuracy {curve.accuracy:.3f} "
                 f"(at least {curve.accuracy_lower:.3f}), {tokens:.0f} tokens"

@@ -37,8 +37,9 @@ STRATEGIES = st.one_of(
     st.builds(
         SelfConsistencyParams,
         n=st.integers(1, 6),
-        stop=st.sampled_from(["beta", "all"]),
+        stop=st.sampled_from(["beta", "all", "esc"]),
         confidence=st.sampled_from([0.7, 0.95]),
+        window=st.integers(2, 3),
     ).map(SelfConsistency),
     st.tuples(st.integers(1, 6), st.integers(1, 6)).map(
         lambda pair: FirstFinish(FirstFinishParams(n=max(pair), m=min(pair)))
@@ -58,8 +59,10 @@ def test_a_replay_is_what_the_running_strategy_would_have_done(
         sampler = ScriptedSampler([finishes(sample.answer, sample.tokens) for sample in drawn])
         outcome = asyncio.run(strategy.run(sampler))
         assert replays.correct[row] == drawn[outcome.ranking[0]].correct
-        assert replays.lengths[row, -1] == sampler.decided_at_s
-        assert replays.lengths[row].tolist() == sorted(sampler.spent.values())
+        waves = [replays.lengths[row], *(wave[row] for wave in replays.later)]
+        assert sum(wave[-1] for wave in waves) == sampler.decided_at_s
+        ran = sorted(tokens for wave in waves for tokens in wave.tolist() if tokens)
+        assert ran == sorted(sampler.spent.values())
 
 
 @given(SAMPLES, st.integers(1, 6), st.integers(0, 2**32))

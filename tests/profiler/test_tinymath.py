@@ -25,9 +25,18 @@ from profiler.tinymath.task import (
     phrase,
     questions,
 )
-from profiler.tinymath.traces import Segment, make_trace, run_pass
-from profiler.tinymath.train_data import build_chunk
-from profiler.tinymath.train_tokenizer import CHAT_TEMPLATE, train_bpe
+from profiler.tinymath.tokens import (
+    CHAT_TEMPLATE,
+    END_OF_TEXT,
+    END_THINK_ID,
+    PAD_ID,
+    SHIPPED,
+    THINK_ID,
+    TURN_END,
+    TURN_END_ID,
+    bpe,
+)
+from profiler.tinymath.traces import Habits, make_trace
 
 WEIGHTS = Path(__file__).parents[2] / "profiler" / "tinymath" / "weights"
 PROBLEM = Problem(start=5, steps=(Step("+", 7), Step("*", 3), Step("//", 10), Step("%", 2)))
@@ -85,7 +94,6 @@ FROZEN_SETS = [  # SHA-256 of the first 200 questions
     (HELD_OUT_SEED, "366c2fe155326c2b01f3c15b4b776f8a0bdf7655c3130b307c6258cfb2346e9c"),
     (FIRST_TRAINING_SEED, "9da8dcf97f98c437e4fa909d88a17f50796f5d2a4ed144aeb033961844e0c6a6"),
 ]
-FROZEN_TRACES = "c7e98be4a47f366744af9df79269b16733b6db2fc23a997f07f55f2e370c7494"
 
 
 def sha256(value: object) -> str:
@@ -100,15 +108,6 @@ def test_a_seed_gives_the_question_that_the_weights_were_trained_with(seed: int,
 @pytest.mark.parametrize(("seed", "digest"), FROZEN_SETS)
 def test_a_seed_gives_the_whole_set_that_the_weights_were_trained_with(seed: int, digest: str) -> None:
     assert sha256([[q.question, q.answer, q.steps] for q in questions(200, seed)]) == digest
-
-
-def test_training_reads_the_conversations_that_the_weights_were_trained_with() -> None:
-    rng, conversations = Random(FIRST_TRAINING_SEED), []
-    for _ in range(200):
-        question, problem = draw(rng)
-        trace = make_trace(rng, problem)
-        conversations.append([question.question, [[s.text, s.trained] for s in trace.segments], trace.answer])
-    assert sha256(conversations) == FROZEN_TRACES
 
 
 def test_a_larger_set_only_appends() -> None:
@@ -136,7 +135,7 @@ def test_pool_held_out_evaluation_and_training_questions_are_disjoint() -> None:
 
 def draw_for_training(rng: Random) -> str:
     question, problem = draw(rng)
-    make_trace(rng, problem)  # training draws a trace between two questions
+    make_trace(rng, problem, Habits())  # training draws a trace between two questions
     return question.question
 
 
@@ -187,51 +186,18 @@ def test_grading_compares_with_the_gold_answer() -> None:
     assert not grade("no answer", 0)
 
 
-def test_a_clean_pass_derives_the_answer() -> None:
-    derivation = run_pass(Random(0), PROBLEM, corruption=0.0)
-    assert derivation.lines == ("5 + 7 = 12", "12 * 3 = 36", "36 // 10 = 3", "3 % 2 = 1")
-    assert (derivation.result, derivation.corrupted) == (PROBLEM.answer, None)
-
-
-def test_the_result_of_a_corrupted_step_is_not_trained_on_and_is_mended_by_a_recheck() -> None:
-    rng = Random(139)
-    _, problem = draw(rng)
-    trace = make_trace(rng, problem)
-    assert trace.segments == (
-        Segment("<think>\n"),
-        Segment("90 * 6 = 540\n"),
-        Segment("540 * 7 = "),
-        Segment("3778\n", trained=False),
-        Segment("Wait, let me check again.\n"),
-        Segment("90 * 6 = 540\n"),
-        Segment("540 * 7 = 3780\n"),
-        Segment("Wait, let me check again.\n"),
-        Segment("90 * 6 = 540\n"),
-        Segment("540 * 7 = 3780\n"),
-        Segment("</think>\nThe answer is \\boxed{3780}."),
-    )
-    assert trace.answer == problem.answer
-
-
-def test_the_recipe_still_gives_the_shipped_tokenizer() -> None:
-    """Every shipped model reads these tokens; another BPE would make new weights useless beside them."""
-    trained = json.loads(train_bpe().to_str())
-    for model in ("s", "m", "draft"):
-        shipped = json.loads((WEIGHTS / model / "tokenizer.json").read_text())
-        assert trained["model"] == shipped["model"]
-        assert trained["added_tokens"] == shipped["added_tokens"]
-        assert trained["pre_tokenizer"] == shipped["pre_tokenizer"]
-        assert (WEIGHTS / model / "chat_template.jinja").read_text() == CHAT_TEMPLATE
-
-
-def test_training_data_masks_the_question_and_cuts_whole_sequences() -> None:
-    row = build_chunk(WEIGHTS / "s" / "tokenizer.json", FIRST_TRAINING_SEED, examples=3)
-    assert row.ids.shape == row.trained.shape
-    assert not row.trained[0]  # <|im_start|> of the first question
-    assert not row.trained[-1]  # the newline after the last <|im_end|> ...
-    assert row.trained[-2]  # ... which itself is trained: the model learns to stop
-    sequences = row.cut(100)
-    assert sequences.ids.shape == sequences.trained.shape == (len(row.ids) // 100, 100)
+def test_every_shipped_model_reads_the_same_tokens() -> None:
+    """A draft or verifier with another tokenizer would be useless beside its policy."""
+    shipped = json.loads(SHIPPED.read_text())
+    for model in sorted(WEIGHTS.iterdir()):
+        assert json.loads((model / "tokenizer.json").read_text())["model"] == shipped["model"]
+        assert (model / "chat_template.jinja").read_text() == CHAT_TEMPLATE
+    assert [bpe().token_to_id(token) for token in (END_OF_TEXT, TURN_END, "<think>", "</think>")] == [
+        PAD_ID,
+        TURN_END_ID,
+        THINK_ID,
+        END_THINK_ID,
+    ]
 
 
 SAMPLED = [

@@ -9,7 +9,7 @@ import pytest
 from profiler.profile_file import Profile, wide_prior
 from proxy.backend import Backend
 from proxy.config import BackendConfig
-from proxy.ledgers import Amount, of_request, total, usd
+from proxy.ledgers import Amount, Part, of_request, total, usd
 
 
 @dataclass
@@ -33,7 +33,7 @@ def _backend(price: float | None = 3.6, *, profiled: bool = True) -> Backend:
 
 
 def test_every_ledger_of_a_priced_request() -> None:
-    ledgers = of_request(_backend(), attributed_gpu_s=1.5, wall_s=4.0, tokens=1000)
+    ledgers = of_request([Part(_backend(), attributed_gpu_s=1.5, wall_s=4.0, tokens=1000)])
     assert ledgers.attributed == Amount(1.5, pytest.approx(0.0015))
     assert ledgers.exclusive == Amount(8.0, pytest.approx(0.008))  # both GPUs all the while
     assert ledgers.marginal == Amount(pytest.approx(0.4), pytest.approx(0.0004))  # 2 GPUs x 0.2 ms x 1000 tokens
@@ -42,22 +42,31 @@ def test_every_ledger_of_a_priced_request() -> None:
 
 
 def test_an_unknown_price_is_null_with_a_reason_and_keeps_the_gpu_seconds() -> None:
-    ledgers = of_request(_backend(price=None), 1.5, 4.0, 1000)
+    ledgers = of_request([Part(_backend(price=None), 1.5, 4.0, 1000)])
     assert ledgers.attributed == Amount(1.5, None, "the backend has no gpu_hour_usd")
     assert usd(_backend(price=None), 1.5) is None
     assert usd(_backend(price=0), 1.5) == 0.0
 
 
 def test_without_a_profile_the_marginal_cost_is_unknown() -> None:
-    assert of_request(_backend(profiled=False), 1.5, 4.0, 1000).marginal.reason == "the backend has no profile"
+    assert of_request([Part(_backend(profiled=False), 1.5, 4.0, 1000)]).marginal.reason == "the backend has no profile"
 
 
 def test_without_a_token_there_is_no_cost_per_token() -> None:
-    assert of_request(_backend(), 0.1, 0.1, 0).paper_cost_per_token is None
+    assert of_request([Part(_backend(), 0.1, 0.1, 0)]).paper_cost_per_token is None
+
+
+def test_a_request_over_two_backends_pays_each_at_its_price() -> None:
+    dear, cheap = Part(_backend(price=3600), 1.0, 2.0, 100), Part(_backend(price=36), 1.0, 2.0, 100)
+    ledgers = of_request([dear, cheap])
+    assert ledgers.attributed == Amount(2.0, pytest.approx(1.01))
+    assert ledgers.exclusive.gpu_seconds == pytest.approx(8.0)  # two GPUs each
+    unpriced = of_request([dear, Part(_backend(price=None), 1.0, 2.0, 100)])
+    assert unpriced.attributed == Amount(2.0, None, "the backend has no gpu_hour_usd")
 
 
 def test_where_no_backend_was_used_every_ledger_says_so() -> None:
-    ledgers = of_request(None, 0.0, 0.0, 0)
+    ledgers = of_request([])
     assert ledgers.paper_cost_per_token is None
     unknown = Amount(reason="no backend was used")
     assert ledgers.attributed == ledgers.exclusive == ledgers.marginal == ledgers.billed == unknown

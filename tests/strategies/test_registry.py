@@ -34,12 +34,12 @@ def test_an_unknown_name_is_told_which_there_are() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "parameter", "message"),
     [
-        ("self-consistency", {"beams": 4}, "beams", r"no such parameter \(it has: n, stop, confidence\)"),
+        ("self-consistency", {"beams": 4}, "beams", r"no such parameter \(it has: n, stop, confidence, window\)"),
         ("none", {"n": 4}, "n", r"no such parameter \(it has: none\)"),
         ("self-consistency", {"n": 0}, "n", "greater than or equal to 1"),
         ("self-consistency", {"n": 257}, "n", "less than or equal to 256"),
         ("self-consistency", {"confidence": 1.0}, "confidence", "less than 1"),
-        ("self-consistency", {"stop": "never"}, "stop", "'beta' or 'all'"),
+        ("self-consistency", {"stop": "never"}, "stop", "'beta', 'all' or 'esc'"),
         ("first-finish", {"n": "many"}, "n", "valid integer"),
         ("first-finish", {"n": 4, "m": 5}, "n", r"m \(5\) cannot be more than n \(4\)"),
     ],

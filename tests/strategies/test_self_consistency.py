@@ -86,3 +86,23 @@ def test_its_shape_is_what_it_runs() -> None:
     assert SelfConsistency.pin(6) == {"n": 6}
     branches = [SelfConsistency(Params.model_validate(p.model_dump())).shape().branches for p in SelfConsistency.grid()]
     assert branches == sorted(branches)  # cheapest first
+
+
+async def test_esc_starts_a_window_at_a_time_and_stops_when_one_agrees() -> None:
+    script = [finishes("7", 10), finishes("8", 20), *[finishes("7", 10)] * 2, *[finishes("9", 10)] * 2]
+    sampler = ScriptedSampler(script)
+    outcome = await SelfConsistency(Params(n=6, stop="esc", window=2)).run(sampler)
+    assert (outcome.answer, outcome.votes, sampler.started) == ("7", 4, 4)
+    assert sampler.decided_at_s == 30
+
+
+async def test_an_abstention_is_no_agreement_of_its_window() -> None:
+    sampler = ScriptedSampler([finishes("7", 10), finishes(None, 10), finishes("7", 10), finishes("7", 10)])
+    await SelfConsistency(Params(n=4, stop="esc", window=2)).run(sampler)
+    assert sampler.started == 4
+
+
+async def test_esc_starts_no_window_after_the_deadline() -> None:
+    sampler = ScriptedSampler([finishes("7", 10), finishes("8", 20), finishes("7", 10)], deadline_s=15)
+    outcome = await SelfConsistency(Params(n=6, stop="esc", window=2)).run(sampler)
+    assert (outcome.ranking, sampler.started, sampler.cancelled) == ((0,), 2, {1: 15})

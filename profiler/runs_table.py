@@ -1,0 +1,113 @@
+"""Runs of strategies as one table: accuracy, latency, tokens and cost of each setting, against one sample and against
+plain voting at the same cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from profiler.runs import Run, by_setting
+
+_Z = NormalDist().inv_cdf(0.975)
+VOTING = "self-consistency"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting, over its runs. `low`, `high`: Wilson's 95% interval of the accuracy."""
+
+    strategy: str
+    params: dict[str, Any]
+    greedy: bool
+    runs: int
+    accuracy: float
+    low: float
+    high: float
+    p50_ms: float
+    p95_ms: float
+    tokens: float
+    cost_usd: float | None
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> Row:
+        accuracy = float(np.mean([run.correct for run in runs]))
+        latency = [run.latency_ms for run in runs]
+        costs = [run.cost_usd for run in runs if run.cost_usd is not None]
+        return cls(
+            runs[0].strategy,
+            runs[0].params,
+            runs[0].greedy,
+            len(runs),
+            accuracy,
+            *wilson(accuracy, len(runs)),
+            float(np.median(latency)),
+            float(np.quantile(latency, 0.95)),
+            float(np.mean([run.tokens for run in runs])),
+            float(np.mean(costs)) if len(costs) == len(runs) else None,
+        )
+
+    @property
+    def name(self) -> str:
+        told = ", ".join(f"{key}={value}" for key, value in self.params.items())
+        return f"{self.strategy}{' (greedy)' if self.greedy else ''}{f': {told}' if told else ''}"
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95% interval of a share of `count` (Wilson, 1927), 0 to 1."""
+    if not count:
+        return 0.0, 1.0
+    middle = share + _Z**2 / (2 * count)
+    spread = _Z * sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+    scale = 1 + _Z**2 / count
+    return (middle - spread) / scale, (middle + spread) / scale
+
+
+def rows(runs: Sequence[Run]) -> list[Row]:
+    return [Row.of(of) for of in by_setting(runs)]
+
+
+def voting_at(cost_usd: float | None, voting: Sequence[Row]) -> float | None:
+    """Accuracy of plain voting for the same money: between its measured settings a line, beyond them the last one. None
+    where costs are unknown."""
+    known = sorted((row.cost_usd, row.accuracy) for row in voting if row.cost_usd is not None)
+    if cost_usd is None or not known:
+        return None
+    costs, accuracy = zip(*known, strict=True)
+    return float(np.interp(cost_usd, costs, accuracy))
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """The table. Plain voting includes one sample (`none`): its cheapest form."""
+    found = rows(runs)
+    single = next((row for row in found if row.strategy == "none" and not row.greedy), None)
+    voting = [row for row in found if row.strategy in (VOTING, "none") and not row.greedy]
+    lines = [
+        "| strategy | runs | accuracy (95% interval) | p50, ms | p95, ms | tokens | US$ per 1,000 "
+        "| against one sample | against voting at equal cost |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in found:
+        equal = None if row in voting else voting_at(row.cost_usd, voting)
+        cost = "" if row.cost_usd is None else f"{row.cost_usd * 1e3:.4f}"
+        cells = [
+            row.name,
+            str(row.runs),
+            f"{row.accuracy:.3f} ({row.low:.3f} to {row.high:.3f})",
+            f"{row.p50_ms:.0f}",
+            f"{row.p95_ms:.0f}",
+            f"{row.tokens:.0f}",
+            cost,
+            _against(row.accuracy, single.accuracy if single else None),
+            _against(row.accuracy, equal),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _against(accuracy: float, other: float | None) -> str:
+    return "" if other is None else f"{accuracy - other:+.3f}"

@@ -1,0 +1,165 @@
+"""`paretoproxy loadtest`."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import resource
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from profiler import files
+from profiler.loadtest import page, report_file, table
+from profiler.loadtest.find_max import Probe
+from profiler.loadtest.plots import Run
+from profiler.loadtest.report_file import Report
+from profiler.loadtest.result import Result
+from profiler.loadtest.schedule import Planned
+from profiler.loadtest.workload import load
+from proxy.load_job import LoadJob
+
+
+@click.command("loadtest")
+@click.option("--url", help="The server's address, such as http://127.0.0.1:8000.")
+@click.option("--workload", "workload_path", type=click.Path(path_type=Path), help="What to send: a YAML file.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the report; default: loadtest-DATE-TIME.")
+@click.option("--model", help="Beats the workload's; default: the first that the server lists.")
+@click.option("--api-key", help="Sent as a bearer token.")
+@click.option("--find-max", is_flag=True, help="Search the highest rate at which the SLOs are attained.")
+@click.option("--probe-seconds", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Each rate's time.")
+@click.option("--attain", default=0.95, show_default=True, type=click.FloatRange(0.5, 1), help="What --find-max wants.")
+@click.option(
+    "--resolution", default=0.05, show_default=True, type=click.FloatRange(0.005, 1), help="Of --find-max, relative."
+)
+@click.option(
+    "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A B", help="Two reports' folders; sends nothing."
+)
+def command(
+    url: str | None,
+    workload_path: Path | None,
+    out: Path | None,
+    model: str | None,
+    api_key: str | None,
+    find_max: bool,
+    probe_seconds: float,
+    attain: float,
+    resolution: float,
+    compare: tuple[Path, Path] | None,
+) -> None:
+    """Send a workload, whose requests wait for nobody, and report how its SLOs were attained. Ctrl-C reports on what
+    was measured so far."""
+    if compare:
+        _compare(compare, out)
+        return
+    if url is None or workload_path is None:
+        raise click.UsageError("give --url and --workload, or --compare with two folders")
+    workload = load(workload_path)
+    folder = out or Path(f"loadtest-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    _allow_many_sockets()
+
+    async def work() -> Report:
+        job = LoadJob(url, workload, folder, Terminal(), model=model, api_key=api_key)
+        running = job.search(probe_seconds, attain, resolution) if find_max else job.once()
+        return await _until_interrupted(running, job.stop)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        print_report(runner.run(work()))
+    click.echo(f"wrote {folder}/{report_file.PAGE}, {report_file.SUMMARY} and {report_file.ROWS}")
+
+
+async def _until_interrupted(running: Coroutine[None, None, Report], stop: asyncio.Event) -> Report:
+    """The first Ctrl-C stops the sending; the second ends the program, as ever."""
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    try:
+        return await running
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def _allow_many_sockets() -> None:
+    """Every request that waits for its answer has a connection: as many files as the system lets us."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _compare(folders: tuple[Path, Path], out: Path | None) -> None:
+    labels = ["A", "B"] if folders[0].name == folders[1].name else [folder.name for folder in folders]
+    runs = [Run(label, *report_file.read(folder)) for label, folder in zip(labels, folders, strict=True)]
+    click.echo(page.comparison(runs))
+    target = (out or Path("loadtest-compare")) / report_file.PAGE
+    files.replace(target, page.render_comparison(runs).encode())
+    click.echo(f"wrote {target}", err=True)
+
+
+class Terminal:
+    """Implements `proxy.load_job.Display`. Redrawn seldom: that is done in a thread, which takes the interpreter from
+    the sender."""
+
+    @contextmanager
+    def watch(self, total: int) -> Iterator[_Watch]:
+        with self._bar() as progress:
+            yield _Watch(progress, total)
+
+    @contextmanager
+    def steps(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        with self._bar() as progress:
+            bar = progress.add_task(what, total=total)
+            yield lambda: progress.advance(bar)
+
+    def probed(self, probe: Probe) -> None:
+        click.echo(" · ".join(f"{name} {cell}" for name, cell in zip(table.PROBES, table.probe(probe), strict=True)))
+
+    def _bar(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        return Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True)
+
+
+class _Watch:
+    """Counts what is under way, and shows it."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._bar = progress, progress.add_task("sending", total=total)
+        self._in_flight = self._met = self._judged = self._failed = 0
+
+    def sent(self, request: Planned) -> None:
+        self._in_flight += 1
+
+    def ended(self, result: Result) -> None:
+        self._in_flight -= 1
+        if not result.leaves:
+            self._judged += 1
+            self._met += result.met is True
+        self._failed += result.outcome in ("error", "refused")
+        attained = f"{self._met / self._judged:.0%} in time" if self._judged else "no answer yet"
+        text = f"{self._in_flight} in flight, {attained}, {self._failed} failed or refused"
+        self._progress.update(self._bar, advance=1, description=text)
+
+
+def print_report(report: Report) -> None:
+    header, *rows = table.grid(report.summaries)
+    shown = Table()
+    for name in header:
+        shown.add_column(name, justify="left" if not name else "right")
+    for row in rows:
+        if set(row[1:]) != {table.BLANK}:
+            shown.add_row(*row)
+    console = Console()
+    console.print(shown)
+    for note in table.notes(report):
+        console.print(note)
+    if report.found_max is not None:
+        console.print(table.found(report.found_max))

@@ -1,0 +1,46 @@
+"""The engine timed by a shipped profile gives the latencies that were measured on the H200."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import pytest
+from engine_rig import run_cell
+
+import profiler.profiles
+from profiler import profile_file
+from profiler.cells import Cell
+from profiler.profile_file import Profile
+from profiler.simulation.engine_spec import EngineSpec
+
+FOLDER = Path(profiler.profiles.__file__).parent
+MEASURED = sorted(path for path in FOLDER.glob("*.json") if "modelled" not in path.name)
+
+
+def errors(path: Path) -> Iterator[float]:
+    """|simulated − measured| / measured latency of the cells that the profile's fit never saw."""
+    profile = profile_file.read(path)
+    for cell in profile.cells:
+        if cell.held_out:
+            _, latency_s = run_cell(spec_of(profile, cell), cell.spec)
+            yield abs(latency_s / cell.latency_s - 1)
+
+
+def spec_of(profile: Profile, cell: Cell) -> EngineSpec:
+    """Without noise; drafts accepted as they were in that cell."""
+    spec = replace(EngineSpec.of_profile(profile), sigma=0.0)
+    return replace(spec, acceptance_length=cell.acceptance_length) if spec.draft_tokens else spec
+
+
+def test_over_all_held_out_cells_half_are_within_a_tenth() -> None:
+    found = [error for path in MEASURED for error in errors(path)]
+    assert len(found) > 100
+    assert median(found) < 0.10
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
+def test_no_profile_is_simulated_much_worse_than_it_predicts(path: Path) -> None:
+    """Its own formula, on the same cells, is the yardstick: the rest is what the hardware did."""
+    told = profile_file.read(path).errors["latency"]
+    assert median(errors(path)) < told.median + 0.03
