@@ -35,8 +35,6 @@ class Prober:
 
     async def start(self) -> None:
         self._tasks = [asyncio.create_task(self._watch(backend)) for backend in self._backends]
-        if self._ask_capabilities:
-            self._tasks += [asyncio.create_task(self._ask(backend)) for backend in self._backends]
 
     async def aclose(self) -> None:
         for task in self._tasks:
@@ -44,15 +42,23 @@ class Prober:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _watch(self, backend: Backend) -> None:
-        while True:
-            await probe(backend)
-            await asyncio.sleep(self._period_s if backend.health.serving else HEALTH_EVERY_S)
+        asking: asyncio.Task[None] | None = None  # beside: a busy engine may take long to say what it can
+        try:
+            while True:
+                await probe(backend)
+                unknown = self._ask_capabilities and backend.capabilities is None and backend.health.serving
+                if unknown and (asking is None or asking.done()):
+                    asking = asyncio.create_task(_ask(backend))
+                await asyncio.sleep(self._period_s if backend.health.serving else HEALTH_EVERY_S)
+        finally:
+            if asking is not None:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
 
-    async def _ask(self, backend: Backend) -> None:
-        """Apart from health: a busy engine may take long to say what it can."""
-        while True:
-            known = not backend.health.checked or not backend.health.serving or await capabilities.keep_up(backend)
-            await asyncio.sleep(self._period_s if known else ASK_AGAIN_S)
+
+async def _ask(backend: Backend) -> None:
+    if not await capabilities.keep_up(backend):
+        await asyncio.sleep(ASK_AGAIN_S)
 
 
 async def probe(backend: Backend, timeout_s: float = PROBE_TIMEOUT_S) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from proxy import reply
 from proxy.branch import BranchStream
 from proxy.reply import Usage
+from strategies.base import WHOLE
 
 USAGE = Usage(prompt_tokens=20, completion_tokens=30, tts={"strategy": "none"})
 HEAD = {"id": "chatcmpl-up", "created": 7, "model": "m", "system_fingerprint": "fp"}
@@ -18,7 +19,9 @@ def _winner(*choices: dict[str, Any], finish_reason: str | None = "stop", **head
     kind = "chat.completion.chunk"
     chunks = [{**HEAD, "object": kind, **head, "choices": [{"index": 0, **c}], "usage": {"x": 1}} for c in choices]
     events = [msgspec.json.encode(chunk) for chunk in chunks]
-    return cast(BranchStream, SimpleNamespace(events=events, finish_reason=finish_reason))
+    return cast(
+        BranchStream, SimpleNamespace(events=events, finish_reason=finish_reason, continues="", generation=WHOLE)
+    )
 
 
 def _whole(*winners: BranchStream, chat: bool = True) -> dict[str, Any]:
