@@ -95,9 +95,14 @@ async def _health() -> dict[str, str]:
 
 
 async def _ready(request: Request) -> Response:
-    """200 once at least one backend serves, else 503; either way each backend's state."""
+    """200 once at least one backend serves, else 503; either way each backend's state. `capabilities`: null until it was
+    asked."""
     backends = {
-        backend.name: {"serving": backend.health.serving, "problem": backend.health.problem}
+        backend.name: {
+            "serving": backend.health.serving,
+            "problem": backend.health.problem,
+            "capabilities": dict(backend.capabilities.able) if backend.capabilities is not None else None,
+        }
         for backend in _service(request).catalog.backends
     }
     ready = any(state["serving"] for state in backends.values())

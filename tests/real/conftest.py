@@ -4,6 +4,7 @@ run it."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -64,8 +65,15 @@ def config(fleet: Path) -> Config:
 @pytest.fixture(scope="session")
 def proxy_url(fleet: Path, config: Config) -> Iterator[str]:
     """`paretoproxy serve` over the fleet."""
-    url, log = f"http://{config.server.host}:{config.server.port}", fleet.parent / "proxy.log"
-    with _running(["serve", "--config", str(fleet)], log) as process:
+    with serving(fleet, f"http://{config.server.host}:{config.server.port}") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(path: Path, url: str) -> Iterator[str]:
+    """`paretoproxy serve` over that configuration, once every backend has been asked what it can."""
+    log = path.with_suffix(".proxy.log")
+    with _running(["serve", "--config", str(path)], log) as process:
         _until(lambda: _answers(url), process, log)
         yield url
 
@@ -106,7 +114,8 @@ def _until(ready: object, process: subprocess.Popen[bytes], log: Path) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/ready", timeout=2).status_code == 200
+        told = httpx.get(f"{url}/ready", timeout=2).json()
+        return bool(told["ready"]) and all(one["capabilities"] for one in told["backends"].values())
     except httpx.HTTPError:
         return False
 
