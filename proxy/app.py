@@ -95,8 +95,8 @@ async def _health() -> dict[str, str]:
 
 
 async def _ready(request: Request) -> Response:
-    """200 once at least one backend serves, else 503; either way each backend's state. `capabilities`: null until it was
-    asked."""
+    """200 once at least one backend serves, else 503; either way each backend's state, and what it can (null until it
+    was asked)."""
     backends = {
         backend.name: {
             "serving": backend.health.serving,
