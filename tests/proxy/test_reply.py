@@ -128,7 +128,7 @@ def test_several_answers_are_indexed_best_first_and_a_cut_one_ends_for_length() 
 
 
 def test_without_any_chunk_the_head_is_our_own() -> None:
-    body = _whole(cast(BranchStream, SimpleNamespace(events=[], finish_reason=None)))
+    body = _whole(cast(BranchStream, SimpleNamespace(events=[], finish_reason=None, continues="", generation=WHOLE)))
     assert (body["id"], body["created"], body["model"]) == ("chatcmpl-abc", 99, "m")
     assert body["choices"][0]["message"] == {"role": "assistant", "content": None}
 
