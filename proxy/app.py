@@ -21,6 +21,7 @@ from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
 from proxy.plan_view import plan_view
 from proxy.server_protocol import EXTENSION
 from proxy.service import Service
+from strategies.registry import Registry
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -31,15 +32,16 @@ class State(TypedDict):
     service: Service
 
 
-def build(config: Config) -> ASGIApp:
-    """The application for one configuration; its lifespan starts and ends the service."""
+def build(config: Config, registry: Registry | None = None) -> ASGIApp:
+    """The application for one configuration; its lifespan starts and ends the service. `registry`: by default of all
+    installed strategies."""
     side = _side_routes()
     asgi_side: ASGIApp = side  # type: ignore[assignment]  # Starlette's own ASGI types are wider
     hot: dict[str, Handler] = {}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        service = await Service.start(config)
+        service = await Service.start(config, registry)
         hot.update(dict.fromkeys((*SCALED_PATHS, *RELAYED_PATHS), Handler(service)))
         try:
             yield {"service": service}
@@ -93,8 +95,8 @@ async def _health() -> dict[str, str]:
 
 
 async def _ready(request: Request) -> Response:
-    """200 once at least one backend serves, else 503; either way each backend's state. `capabilities`: null until it was
-    asked."""
+    """200 once at least one backend serves, else 503; either way each backend's state, and what it can (null until it
+    was asked)."""
     backends = {
         backend.name: {
             "serving": backend.health.serving,

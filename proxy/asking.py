@@ -11,6 +11,7 @@ from proxy.catalog import Served
 from proxy.controls import Controls
 from proxy.errors import InvalidControl, InvalidRequest
 from proxy.planner import Ask, Pinned
+from proxy.upstream_body import prompt_text
 from strategies.answers import AnswerKind
 from strategies.base import Need
 from strategies.registry import InvalidParameters, Registry, UnknownStrategy
@@ -139,6 +140,7 @@ def _single_only(call: Call, answers: AnswerKind | None, models: Sequence[Served
 
 _SCORES = frozenset({Need.REWARD, Need.PROCESS_REWARD, Need.RERANKER, Need.JUDGE})
 _MEANING = {
+    Need.CHAT: "a chat, which no backend of the model serves",
     Need.LOGPROBS: "top log probabilities, which no backend of the model gives",
     Need.CONTINUATION: "generation that goes on from a text, which no backend of the model can",
     Need.REWARD: "an outcome reward model (`reward_model` with kind outcome), which the model has not",
@@ -156,16 +158,24 @@ def _lacking(call: Call, answers: AnswerKind | None) -> frozenset[Need]:
         lacking.add(Need.ANSWERS)
     if not call.chat:
         lacking.add(Need.CHAT)
+        if _is_token_ids(call.decoded().get("prompt")):
+            lacking.add(Need.CONTINUATION)
     return frozenset(lacking)
 
 
+def _is_token_ids(prompt: object) -> bool:
+    return isinstance(prompt, list) and not isinstance(prompt[0] if prompt else None, str)
+
+
 def _check_needs(call: Call, pinned: Pinned, models: Sequence[Served]) -> None:
-    """Raises InvalidControl, naming the need that nobody meets."""
+    """Raises InvalidControl, naming the need that nobody meets; InvalidRequest for a prompt that nothing can go on."""
     name, needs = pinned.strategy, pinned.needs
     if Need.SAMPLING in needs and call.greedy:
         raise InvalidControl("x-tts-strategy", f"{name} needs sampling; the request's temperature is 0")
     if Need.CHAT in needs and not call.chat:
         raise InvalidControl("x-tts-strategy", f"{name} needs a chat; {call.path} has none")
+    if Need.CONTINUATION in needs and not call.chat:
+        prompt_text(call)
     for need in sorted(needs & _MEANING.keys()):
         met = any(
             need in served.has

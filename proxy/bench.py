@@ -107,7 +107,7 @@ class EngineBench:
         return self._finished(run)
 
     def _run_of(self, requests: Sequence[bytes]) -> Run:
-        return Run(self._backend, lambda _, index: (self._backend, requests[index]), None, decide_by=None)
+        return Run(self._backend, lambda _, index, every=0: (self._backend, requests[index]), None, decide_by=None)
 
     def _finished(self, run: Run) -> list[BranchStream]:
         if run.failed:

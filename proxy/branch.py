@@ -75,6 +75,7 @@ class BranchStream:
     score: float | None = None
     answer: str | None = None
     exchange: Exchange | None = None
+    reasons_apart = False  # the engine tells reasoning from content
     wave = 0  # which of the request's fan-outs it belongs to
     generation: Generation = WHOLE
     confidence: Confidence | None = None
@@ -124,11 +125,6 @@ class BranchStream:
     @property
     def continues(self) -> str:
         return self.generation.continues
-
-    @property
-    def reasons_apart(self) -> bool:
-        """The engine tells reasoning from content."""
-        return self._reasoning is not None
 
     @property
     def watched(self) -> bool:
@@ -231,7 +227,7 @@ class BranchStream:
             content = choice.delta.content
         if reasoning:
             if self._reasoning is None:
-                self._reasoning = []
+                self._reasoning, self.reasons_apart = [], True
             self._reasoning.append(reasoning)
         if content:
             self._content.append(content)

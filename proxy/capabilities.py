@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 PROBE_USER = "paretoproxy-probe"  # OpenAI's `user` member: an operator sees in the engine's log who asks
 TIMEOUT_S = 20.0
-_CONTINUED = (
-    "<think>\nOne moment\n"  # ends as a step does: some templates trim that, and the model would go on otherwise
-)
-_QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "1"}]
+# Ends as a step does: some templates trim that, and the model would go on otherwise.
+PROBE_TEXT = "<think>\nOne moment\n"
+PROBE_QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "1"}]
 # Members that engines refuse, or not, by how they were started.
 _MEMBERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -62,7 +61,7 @@ async def find_out(backend: Backend) -> Capabilities:
 
 
 async def _accepts(backend: Backend, members: Mapping[str, Any]) -> bool:
-    body = {"model": backend.model, "messages": _QUESTION, "max_tokens": 1, "temperature": 0, "user": PROBE_USER}
+    body = {"model": backend.model, "messages": PROBE_QUESTION, "max_tokens": 1, "temperature": 0, "user": PROBE_USER}
     request = backend.head("/v1/chat/completions").with_body(msgspec.json.encode({**body, **members}))
     status, answer = await fetch(backend.pool, request, TIMEOUT_S)
     if status in (401, 403, 408, 429) or status >= 500:
@@ -77,12 +76,12 @@ class _Tokens(msgspec.Struct):
 async def _continues(backend: Backend) -> bool:
     """The prompt of a continued answer must be the prompt of the question with the text after it: a chat template that
     rewrites earlier thinking would have the model go on from something else."""
-    asked = await _tokens(backend, {"messages": _QUESTION, "add_generation_prompt": True})
-    going_on = [*_QUESTION, {"role": "assistant", "content": _CONTINUED}]
+    asked = await _tokens(backend, {"messages": PROBE_QUESTION, "add_generation_prompt": True})
+    going_on = [*PROBE_QUESTION, {"role": "assistant", "content": PROBE_TEXT}]
     continued = await _tokens(
         backend, {"messages": going_on, "add_generation_prompt": False, "continue_final_message": True}
     )
-    text = await _tokens(backend, {"prompt": _CONTINUED, "add_special_tokens": False})
+    text = await _tokens(backend, {"prompt": PROBE_TEXT, "add_special_tokens": False})
     if not (asked and continued and text):
         return False
     # The last token of the prompt and the first of the text may have become one.

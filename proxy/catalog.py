@@ -131,7 +131,16 @@ class Served:
     def met(self) -> frozenset[Need]:
         """Those of them that are met now: whose models serve."""
         silent = {SCORER_NEEDS[name] for name, backend in self.scorers.items() if not backend.health.serving}
+        if self.judge is not None and not self.judge.serves:
+            silent.add(Need.JUDGE)
+        if self.larger is not None and not self.larger.serves:
+            silent.add(Need.LARGER_MODEL)
         return self.has - silent
+
+    @property
+    def serves(self) -> bool:
+        """At least one backend does."""
+        return any(backend.health.serving for backend in self.backends)
 
     def allowed(
         self,

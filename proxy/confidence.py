@@ -25,16 +25,18 @@ class Confidence:
 
     def take(self, payload: bytes) -> bytes:
         """Note the chunk's tokens; the chunk as the client may see it."""
-        if b'"logprobs":{' not in payload:
+        if b'"logprobs"' not in payload:
             return payload
         chunk: dict[str, Any] = msgspec.json.decode(payload)
+        told_any = False
         for choice in chunk.get("choices", ()):
             told = choice.get("logprobs")
             if told is None:
                 continue
+            told_any = True
             self.per_token += _of_chat(told) if told.get("content") is not None else _of_completion(told)
             choice["logprobs"] = None if self._asked is None else _cut(told, self._asked)
-        return msgspec.json.encode(chunk)
+        return msgspec.json.encode(chunk) if told_any else payload
 
 
 def _of_chat(told: dict[str, Any]) -> list[float]:
@@ -57,5 +59,14 @@ def _cut(told: dict[str, Any], asked: int) -> dict[str, Any]:
         cut = [{**token, "top_logprobs": (token.get("top_logprobs") or [])[:asked]} for token in content]
         return {**told, "content": cut}
     if tops is not None:
-        return {**told, "top_logprobs": [dict(list((top or {}).items())[: max(asked, 1)]) for top in tops]}
+        return {**told, "top_logprobs": [_cut_completion(top, asked) for top in tops]}
     return told
+
+
+def _cut_completion(top: dict[str, float] | None, asked: int) -> dict[str, float] | None:
+    """The sampled token comes first, and counts among those asked for only where it is one of the best (vLLM)."""
+    if not top:
+        return top
+    items = list(top.items())
+    better = sum(logprob > items[0][1] for _, logprob in items[1:])
+    return dict(items[: max(1, asked if better < asked else asked + 1)])

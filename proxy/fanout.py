@@ -8,13 +8,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from proxy.backend import Backend
 from proxy.branch import BranchStream
 from proxy.confidence import Confidence
-from proxy.errors import ClientGone, ProxyError
+from proxy.errors import ClientGone, InvalidRequest, ProxyError
 from proxy.scoring import Scoring
 from proxy.tool_answer import tool_answer
 from strategies.answers import Grouper
@@ -28,8 +29,9 @@ T = TypeVar("T")
 class Requests(Protocol):
     """Where a generation of the request goes, and its bytes."""
 
-    def __call__(self, generation: Generation, index: int) -> tuple[Backend, bytes]:
-        """`index`: of the branch. Raises ProxyError where nobody can serve it."""
+    def __call__(self, generation: Generation, index: int, every_tokens: int = 0) -> tuple[Backend, bytes]:
+        """`index`: of the branch; `every_tokens`: how often its progress is wanted, 0 for never. Raises ProxyError
+        where nobody can serve it."""
         ...
 
 
@@ -65,7 +67,9 @@ class Run:
         self.branches: list[BranchStream] = []
         self.cut_by_deadline = False
         self.waves = 0
+        self.first_row = 0  # of its branches in the trace: earlier plans may have left theirs
         self.notes: list[str] = []
+        self.fault: InvalidRequest | None = None  # a generation that the client's own request does not allow
         self.scoring = scoring
         self._requests = requests
         self._grouper = grouper
@@ -79,6 +83,7 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._open: set[_Open] = set()
         self._client_gone = False
+        self._time_is_up = False
 
     # -- strategies.Context --
 
@@ -92,7 +97,10 @@ class Run:
 
     @property
     def out_of_time(self) -> bool:
-        return self._decide_by is not None and self._loop.time() >= self._decide_by
+        if self._decide_by is None:
+            return False
+        # A loop may call a little before the time, by as much as its clock is coarse.
+        return self._time_is_up or self._loop.time() >= self._decide_by
 
     def sample(self, what: int | Sequence[Generation]) -> FanOut[Branch]:
         return FanOut(self, _generations(what))
@@ -105,7 +113,10 @@ class Run:
             return None
         stream = self.branches[branch.index]
         text = tool_answer(stream.events) if self._grouper.kind == "tools" else None
-        found = await self._grouper.group(text or branch.text)
+        if self._grouper.asks:  # the comparison ends at the deadline by itself
+            found = await self._aside(partial(self._grouper.group, text or branch.text), None)
+        else:
+            found = await self._grouper.group(text or branch.text)
         if found is not None:
             stream.answer = found.text
         if self._on_answer is not None and stream.generation.final:
@@ -115,26 +126,31 @@ class Run:
     async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
         if self.scoring is None:
             raise NoScore("the model has no reward model")
-        return await self._aside(self.scoring.score(texts, by))
+        return await self._aside(partial(self.scoring.score, texts, by), self._decide_by)
 
     async def similarity(self, texts: Sequence[str]) -> list[list[float]] | None:
         if self.scoring is None or not self.scoring.embeds:
             return None
         try:
-            return await self._aside(self.scoring.similarity(texts))
+            return await self._aside(partial(self.scoring.similarity, texts), self._decide_by)
         except NoScore:
             return None
 
-    async def _aside(self, work: Coroutine[Any, Any, T]) -> T:
-        """Work that is no branch, until it is done, the deadline comes (NoScore), or the client leaves."""
-        task = self._loop.create_task(work)
+    async def _aside(self, work: Callable[[], Coroutine[Any, Any, T]], until: float | None) -> T:
+        """Work that is no branch, until it is done, its time comes (NoScore), or the client leaves."""
+        if self._client_gone:
+            raise ClientGone
+        if until is not None and self.out_of_time:  # nothing would arrive: nothing is spent
+            self.cut_by_deadline = True
+            raise NoScore("the deadline came before the scores")
+        task = self._loop.create_task(work())
         aside = _Aside(task)
         self._open.add(aside)
         try:
-            async with asyncio.timeout_at(self._decide_by):
+            async with asyncio.timeout_at(until):
                 return await task
         except TimeoutError:
-            self.cut_by_deadline = True
+            self.cut_by_deadline = self._time_is_up = True
             raise NoScore("the deadline came before the scores") from None
         except asyncio.CancelledError:
             if self._client_gone:
@@ -144,6 +160,8 @@ class Run:
             self._open.discard(aside)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            for call in self.scoring.calls if self.scoring is not None else ():
+                call.wave = call.wave or max(1, self.waves)
 
     # -- the proxy's side --
 
@@ -210,16 +228,20 @@ class FanOut(Generic[E]):
             self._timer = run._loop.call_at(run._decide_by, self._deadline)
         for place, generation in enumerate(self._generations):
             try:
-                backend, request = run._requests(generation, len(run.branches))
+                backend, request = run._requests(generation, len(run.branches), self._every_tokens)
             except ProxyError as error:
                 run.notes.append(error.message)
+                if isinstance(error, InvalidRequest):
+                    run.fault = error
                 continue
             self._start(place, generation, backend, request)
         return self
 
     def _start(self, place: int, generation: Generation, backend: Backend, request: bytes) -> None:
         run = self._run
-        branch = BranchStream(len(run.branches), backend, run._clock, self._branch_over, run._on_event)
+        # Only what the client asked for itself may be sent to it before the strategy has decided.
+        on_event = run._on_event if generation is WHOLE and not run.branches else None
+        branch = BranchStream(len(run.branches), backend, run._clock, self._branch_over, on_event)
         branch.wave, branch.generation = run.waves, generation
         if generation.confidence:
             branch.confidence = Confidence(run._top_logprobs)
@@ -272,8 +294,11 @@ class FanOut(Generic[E]):
 
     def drop(self, index: int) -> None:
         """Cancel a branch: it arrives no more."""
-        self._mine[index][1].cancel()
+        stream = self._mine[index][1]
+        stream.cancel()
         self._progressed.pop(index, None)
+        if stream in self._arrived:
+            self._arrived.remove(stream)
 
     def abandon(self) -> None:
         """The client has gone: wake whoever waits."""
@@ -289,10 +314,12 @@ class FanOut(Generic[E]):
         self._wake()
 
     def _branch_progressed(self, stream: BranchStream) -> None:
-        self._progressed[stream.index] = stream
-        self._wake()
+        if not self._ended:
+            self._progressed[stream.index] = stream
+            self._wake()
 
     def _deadline(self) -> None:
+        self._run._time_is_up = True
         if self._pending:
             self._run.cut_by_deadline = True
             self._ended = True

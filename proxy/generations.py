@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy import upstream_body
 from proxy.backend import Backend
@@ -28,7 +28,7 @@ class Requests:
     live: bool
     lines: bytes
     fastest: Callable[[Served], Backend | None]
-    _own: tuple[bytes, bytes] | None = None  # the body, and the whole request
+    _own: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)  # by interval: the body, and the whole request
 
     @classmethod
     def of(
@@ -39,25 +39,28 @@ class Requests:
         own = [(name, value) for name, value in call.headers if name not in (b"x-request-id", b"traceparent")]
         return cls(call, plan, live, forwarded_lines(own) + trace.context_line(), fastest)
 
-    def __call__(self, generation: Generation, index: int) -> tuple[Backend, bytes]:
+    def __call__(self, generation: Generation, index: int, every_tokens: int = 0) -> tuple[Backend, bytes]:
         """Raises Unavailable where the judge or the larger model has no backend that serves; InvalidRequest."""
+        # Progress comes with chunks.
+        most = upstream_body.VOTE_STREAM_INTERVAL
+        interval = min(every_tokens, most) if every_tokens else most
         if generation is WHOLE:
-            return self.plan.backend, self._whole(index)
+            return self.plan.backend, self._whole(index, interval)
         backend = self._backend(generation)
-        body = upstream_body.branch(self.call, backend.model, live=self.live, generation=generation)
+        body = upstream_body.branch(self.call, backend.model, live=self.live, generation=generation, interval=interval)
         seed = self.call.peek.seed
         if seed is not None and generation.prompt is None:
             body = upstream_body.with_seed(body, seed + index)
         path = CHAT if generation.prompt is not None else self.call.path
         return backend, backend.head(path).with_body(body, self.lines)
 
-    def _whole(self, index: int) -> bytes:
+    def _whole(self, index: int, interval: int) -> bytes:
         backend, seed = self.plan.backend, self.call.peek.seed
-        if self._own is None:
-            body = upstream_body.branch(self.call, backend.model, live=self.live)
-            self._own = body, backend.head(self.call.path).with_body(body, self.lines)
-        body, request = self._own
-        if seed is None or self.plan.branches == 1:
+        if interval not in self._own:
+            body = upstream_body.branch(self.call, backend.model, live=self.live, interval=interval)
+            self._own[interval] = body, backend.head(self.call.path).with_body(body, self.lines)
+        body, request = self._own[interval]
+        if seed is None or index == 0:
             return request
         return backend.head(self.call.path).with_body(upstream_body.with_seed(body, seed + index), self.lines)
 

@@ -170,6 +170,8 @@ class Candidates:
         fits = single | (loads[:, None] + table.branches <= served.max_num_seqs)
         lower = np.repeat(table.accuracy_lower[None], len(backends), axis=0)
         alive = usable[:, None] & allowed
+        if not allowed.any() and ask.pinned is not None:
+            self.dropped["needs-unserved"] = self.dropped.get("needs-unserved", 0) + len(backends)
         able = served.able(settings, unless_known=ask.pinned is not None)
         if able is not None:
             if unable := int(np.count_nonzero(alive & ~able)):
@@ -385,8 +387,6 @@ def _pinned_setting(settings: Sequence[Setting], pinned: Pinned, *, greedy: bool
         same or [s for s in settings if not s.later],
         key=lambda s: (abs(s.branches - pinned.branches), abs(s.params.get("m", 0) - m)),
     )
-    if nearest.later:
-        return replace(nearest, params=pinned.params, needs=pinned.needs)
     scaled = nearest.with_branches(pinned.branches, pinned.params)
     if nearest.strategy != pinned.strategy:
         scaled = scaled.renamed(pinned.strategy).repeated(min(pinned.waves, MOST_WAVES))

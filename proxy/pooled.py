@@ -1,14 +1,16 @@
 """Models that vLLM serves with its pooling runner, as the proxy uses them: rewards, rerankers, embeddings.
 
-Every call is metered as a branch is: nothing that a strategy asks can be forgotten in what the request cost.
+Every call is metered as a branch is: nothing that a strategy asks can be forgotten in what the request cost. An answer
+that is not what was asked for is no score: a guess would pass for a judgement.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -18,12 +20,13 @@ from proxy.upstream.fetch import fetch
 from strategies.base import NoScore
 
 TIMEOUT_S = 60.0
+T = TypeVar("T")
 _NEW_LINES = ("\n", "Ċ")  # as text, and as byte-level BPE writes it
 
 
 @dataclass(slots=True)
 class PooledCall:
-    """One call as it went; times in the clock's seconds."""
+    """One call as it went; times in the clock's seconds. `wave`: the fan-out that it came after; 0: not told yet."""
 
     backend: Backend
     started_at: float
@@ -32,6 +35,24 @@ class PooledCall:
     gpu_seconds: float
     outcome: Literal["completed", "failed", "cancelled"]
     wave: int = 0
+    completion_tokens: int = 0
+    role: Literal["score", "judge"] = "score"
+
+
+@contextmanager
+def metered(backend: Backend, clock: Callable[[], float], calls: list[PooledCall]) -> Iterator[PooledCall]:
+    """Adds a call to `calls`, with the time and the share of the GPU that it took, however it ends."""
+    mark = backend.gpu_time.enter()
+    call = PooledCall(backend, clock(), 0.0, 0, 0.0, "failed")
+    try:
+        yield call
+        call.outcome = "completed"
+    except asyncio.CancelledError:
+        call.outcome = "cancelled"
+        raise
+    finally:
+        call.ended_at, call.gpu_seconds = clock(), backend.gpu_time.leave(mark)
+        calls.append(call)
 
 
 class _Usage(msgspec.Struct):
@@ -58,7 +79,7 @@ class _Answer(msgspec.Struct):
 class PooledModel:
     """One such model, for one request; `calls` is what it was asked. All methods raise NoScore."""
 
-    def __init__(self, backend: Backend, clock: Any) -> None:
+    def __init__(self, backend: Backend, clock: Callable[[], float]) -> None:
         self.backend = backend
         self.calls: list[PooledCall] = []
         self._clock = clock
@@ -71,46 +92,47 @@ class PooledModel:
             "continue_final_message": not whole,
             "return_token_strs": True,
         }
-        return msgspec.json.decode(await self._post("/tokenize", body), type=_Tokens)
+        return await self._tokenized(body)
 
     async def prompt_length(self, messages: Sequence[dict[str, Any]]) -> int:
         body = {"messages": messages, "add_generation_prompt": True}
-        return len(msgspec.json.decode(await self._post("/tokenize", body), type=_Tokens).tokens)
+        return len((await self._tokenized(body)).tokens)
+
+    async def _tokenized(self, body: dict[str, Any]) -> _Tokens:
+        try:
+            return msgspec.json.decode(await self._post("/tokenize", body), type=_Tokens)
+        except msgspec.DecodeError as error:
+            raise self._no_score("/tokenize", str(error)) from error
 
     async def classify(self, inputs: Sequence[Sequence[int]]) -> list[float]:
         """The probability of the last class, of each."""
-        return [float((item.probs or [0.0])[-1]) for item in (await self._metered("/classify", {"input": inputs})).data]
+        return await self._metered("/classify", {"input": inputs}, len(inputs), _last_of_probs)
 
     async def per_token(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
         """The same at each token."""
-        answer = await self._metered("/pooling", {"input": inputs, "task": "token_classify"})
-        return [[float(row[-1] if isinstance(row, list) else row) for row in item.data] for item in answer.data]
+        body = {"input": inputs, "task": "token_classify"}
+        return await self._metered("/pooling", body, len(inputs), _last_of_rows)
 
     async def rerank(self, question: str, answers: Sequence[str]) -> list[float]:
-        answer = await self._metered("/score", {"text_1": question, "text_2": answers})
-        return [item.score or 0.0 for item in answer.data]
+        return await self._metered("/score", {"text_1": question, "text_2": answers}, len(answers), _score)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        answer = await self._metered("/v1/embeddings", {"input": texts})
-        return [item.embedding or [] for item in answer.data]
+        return await self._metered("/v1/embeddings", {"input": texts}, len(texts), _embedding)
 
-    async def _metered(self, path: str, body: dict[str, Any]) -> _Answer:
-        gpu_time = self.backend.gpu_time
-        call = PooledCall(self.backend, self._clock(), 0.0, 0, 0.0, "failed")
-        mark = gpu_time.enter()
-        try:
-            answer = msgspec.json.decode(await self._post(path, body), type=_Answer)
-            call.outcome = "completed"
+    async def _metered(self, path: str, body: dict[str, Any], rows: int, read: Callable[[_Item], T]) -> list[T]:
+        with metered(self.backend, self._clock, self.calls) as call:
+            try:
+                answer = msgspec.json.decode(await self._post(path, body), type=_Answer)
+                found = [read(item) for item in answer.data]
+            except (msgspec.DecodeError, ValueError, TypeError, LookupError) as error:
+                raise self._no_score(path, str(error)) from error
             call.prompt_tokens = answer.usage.prompt_tokens if answer.usage is not None else 0
-            return answer
-        except asyncio.CancelledError:
-            call.outcome = "cancelled"
-            raise
-        except msgspec.DecodeError as error:
-            raise NoScore(f"{self.backend.name}: {path} gave no scores: {error}") from error
-        finally:
-            call.ended_at, call.gpu_seconds = self._clock(), gpu_time.leave(mark)
-            self.calls.append(call)
+            if len(found) != rows:
+                raise self._no_score(path, f"{len(found)} rows for {rows}")
+            return found
+
+    def _no_score(self, path: str, problem: str) -> NoScore:
+        return NoScore(f"{self.backend.name}: {path} gave no scores: {problem}")
 
     async def _post(self, path: str, body: dict[str, Any]) -> bytes:
         request = self.backend.head(path).with_body(msgspec.json.encode({"model": self.backend.model, **body}))
@@ -121,6 +143,28 @@ class PooledModel:
         if status != 200:
             raise NoScore(f"{self.backend.name}: {path} answered {status}: {answer[:200]!r}")
         return answer
+
+
+def _last_of_probs(item: _Item) -> float:
+    if not item.probs:
+        raise ValueError("a row has no probabilities")
+    return item.probs[-1]
+
+
+def _last_of_rows(item: _Item) -> list[float]:
+    return [float(row[-1] if isinstance(row, list) else row) for row in item.data]
+
+
+def _score(item: _Item) -> float:
+    if item.score is None:
+        raise ValueError("a row has no score")
+    return item.score
+
+
+def _embedding(item: _Item) -> list[float]:
+    if not item.embedding:
+        raise ValueError("a row has no embedding")
+    return item.embedding
 
 
 def step_ends(token_strs: Sequence[str], first: int, mark: str | None) -> list[int]:

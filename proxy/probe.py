@@ -18,6 +18,7 @@ log = logging.getLogger("paretoproxy.probe")
 HEALTH_EVERY_S = 1.0
 LOAD_EVERY_S = 0.5
 PROBE_TIMEOUT_S = 2.0
+ASK_AGAIN_S = 5.0  # where it could not be found out what an engine can
 LATE_LOOKS = 2  # an engine under full load may answer one look late; refused or a bad status counts at once
 
 
@@ -41,11 +42,23 @@ class Prober:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _watch(self, backend: Backend) -> None:
-        while True:
-            await probe(backend)
-            if self._ask_capabilities:
-                await capabilities.keep_up(backend)
-            await asyncio.sleep(self._period_s if backend.health.serving else HEALTH_EVERY_S)
+        asking: asyncio.Task[None] | None = None  # beside: a busy engine may take long to say what it can
+        try:
+            while True:
+                await probe(backend)
+                unknown = self._ask_capabilities and backend.capabilities is None and backend.health.serving
+                if unknown and (asking is None or asking.done()):
+                    asking = asyncio.create_task(_ask(backend))
+                await asyncio.sleep(self._period_s if backend.health.serving else HEALTH_EVERY_S)
+        finally:
+            if asking is not None:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+
+
+async def _ask(backend: Backend) -> None:
+    if not await capabilities.keep_up(backend):
+        await asyncio.sleep(ASK_AGAIN_S)
 
 
 async def probe(backend: Backend, timeout_s: float = PROBE_TIMEOUT_S) -> None:

@@ -57,20 +57,42 @@ def whole(winners: Sequence[BranchStream], chat: bool, usage: Usage, trace_id: s
 
 
 def events_of(branch: BranchStream, chat: bool) -> list[bytes]:
-    """A branch's events; before those of one that went on from a text, that text, in the shape of the first."""
-    if not branch.continues or not branch.events:
-        return branch.events
-    first: dict[str, Any] = msgspec.json.decode(branch.events[0])
+    """A branch's events; before those of one that went on from a text, that text, in the shape of the first. A chat of
+    the strategy's own that answers a text completion is told as one."""
+    events = branch.events
+    if not chat and branch.generation.prompt is not None:
+        events = [_as_completion(event) for event in events]
+    if not branch.continues or not events:
+        return events
+    first: dict[str, Any] = msgspec.json.decode(events[0])
     first.pop("usage", None)
     said: dict[str, Any] = {"text": branch.continues}
     if chat:
         thinking, content = split_thinking(branch.continues) if branch.reasons_apart else ("", branch.continues)
         if branch.reasons_apart and "</think>" not in branch.continues:
             thinking, content = branch.continues.removeprefix("<think>"), ""
-        told = {"reasoning": thinking.removeprefix("<think>"), "content": content}
+        older = any(b'"reasoning_content":' in event for event in events)
+        name = "reasoning_content" if older else "reasoning"  # as the engine says
+        told = {name: thinking.removeprefix("<think>"), "content": content}
         said = {"delta": {"role": "assistant", **{key: text for key, text in told.items() if text}}}
     first["choices"] = [{"index": 0, **said, "logprobs": None, "finish_reason": None}]
-    return [msgspec.json.encode(first), *branch.events]
+    return [msgspec.json.encode(first), *events]
+
+
+def _as_completion(event: bytes) -> bytes:
+    """A chat's chunk as one of a text completion; log probabilities have another shape there."""
+    members: dict[str, Any] = msgspec.json.decode(event)
+    members["object"], members["id"] = "text_completion", f"cmpl-{members['id'].removeprefix('chatcmpl-')}"
+    members["choices"] = [
+        {
+            "index": choice["index"],
+            "text": (choice.get("delta") or {}).get("content") or "",
+            "logprobs": None,
+            "finish_reason": choice.get("finish_reason"),
+        }
+        for choice in members["choices"]
+    ]
+    return msgspec.json.encode(members)
 
 
 def message(events: Sequence[bytes]) -> dict[str, Any]:

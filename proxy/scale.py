@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from proxy.generations import Requests
 from proxy.planner import Ask, Decision, NoCandidate, choose
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
 from proxy.quality_watch import Voted
-from proxy.same_answer import text_equivalence
+from proxy.same_answer import Within, text_equivalence
 from proxy.scale_stream import Events, StreamedReply, VoteSoFar
 from proxy.scale_trace import note_plan, note_run
 from proxy.scoring import Scoring
@@ -105,7 +104,10 @@ async def _until_answered(
         if executed.winners:
             return executed
         failed = executed.run.failed
-        refusals = [branch.refusal for branch in failed if branch.refusal is not None]
+        if executed.run.fault is not None:
+            raise executed.run.fault
+        own = [branch for branch in failed if branch.generation.model == "own"]
+        refusals = [branch.refusal for branch in own if branch.refusal is not None]
         client_fault = next((refusal for refusal in refusals if 400 <= refusal[0] < 500 and refusal[0] != 429), None)
         if client_fault is not None:
             raise UpstreamRefused(*client_fault)
@@ -141,7 +143,9 @@ async def _execute(
 ) -> Executed:
     call, plan = exchange.call, decision.plan
     strategy = service.registry.build(plan.strategy, plan.params)
-    live = streamed is not None and plan.branches == 1 and strategy.shape().votes  # others go on from what they wrote
+    shape = strategy.shape()
+    # Others go on from what they wrote, or may answer with something else.
+    live = streamed is not None and shape.votes and shape.branches == shape.waves == 1
     progress = streamed is not None and not live and call.chat and call.controls.progress
     events = Events(content=live) if live or progress else None
     told = VoteSoFar(events, plan.branches, exchange.trace.id, plan.backend.model) if events and progress else None
@@ -176,12 +180,13 @@ async def _execute(
         note_run(exchange.trace, run, exchange.arrived_at, service.catalog.by_name)
     decided_at = service.clock()
     winners = _winners(run, outcome, call.answers_wanted)
+    _reason_alike(winners, run)
     return Executed(decision, run, outcome, winners, decided_at)
 
 
 def _scoring(service: Service, call: Call, served: Served) -> Scoring | None:
     """None where there is nobody to ask: most models have no reward model."""
-    if not served.scorers and served.embedding is None:
+    if not served.scorers and served.embedding is None and served.config.compare_text is None:
         return None
     return Scoring(served.scorers, served.embedding, call, service.clock, served.step_token)
 
@@ -192,20 +197,9 @@ def _grouper(
     if asked.answers is None:
         return None
     if asked.answers != "text":
-        return Grouper(asked.answers, _Within(service, decide_by), schema=call.answer_schema)
-    return Grouper("text", text_equivalence(served, scoring, call.question))
-
-
-class _Within:
-    """The shared equivalence check, bounded by this request's deadline as well as by its own limit."""
-
-    def __init__(self, service: Service, decide_by: float | None) -> None:
-        self._pool = service.equivalence
-        self._decide_by = decide_by
-
-    async def same(self, a: str, b: str) -> bool:
-        async with asyncio.timeout_at(self._decide_by):
-            return await self._pool.same(a, b)
+        return Grouper(asked.answers, Within(service.equivalence, decide_by), schema=call.answer_schema)
+    compared = text_equivalence(served, scoring, call.question, service.clock)
+    return Grouper("text", Within(compared, decide_by) if compared is not None else None)
 
 
 def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:
@@ -221,6 +215,13 @@ def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:
     return sorted(unfinished, key=lambda branch: (-len(branch.continues), -branch.completion_tokens))[:1]
 
 
+def _reason_alike(winners: Sequence[BranchStream], run: Run) -> None:
+    """One that went on after the thinking has told none itself; its client gets it apart all the same."""
+    for winner in winners:
+        if "think>" in winner.continues and not winner.reasons_apart:
+            winner.reasons_apart = any(b.reasons_apart for b in run.branches if b.backend is winner.backend)
+
+
 async def _answer(service: Service, exchange: Exchange, executed: Executed, streamed: StreamedReply | None) -> None:
     call, trace, run = exchange.call, exchange.trace, executed.run
     _learn(executed, service.config.slo.percentile)
@@ -230,7 +231,7 @@ async def _answer(service: Service, exchange: Exchange, executed: Executed, stre
     trace.selection = {
         "agreement": executed.outcome.agreement,
         "votes": executed.outcome.votes,
-        "winners": [branch.index for branch in executed.winners],
+        "winners": [run.first_row + branch.index for branch in executed.winners],
         "cut_by_deadline": run.cut_by_deadline,
     }
     if notes := _notes(executed):

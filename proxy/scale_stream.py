@@ -72,7 +72,8 @@ class VoteSoFar:
         if answer is not None:
             self._votes[answer.group] = self._votes.get(answer.group, 0) + 1
             self._written.setdefault(answer.group, answer.text)
-        text = f"{self._arrived} of {self._branches} samples finished"
+        total = f" of {self._branches}" if self._arrived <= self._branches else ""  # a strategy may have further waves
+        text = f"{self._arrived}{total} samples finished"
         if self._votes:
             leader = max(self._votes, key=self._votes.__getitem__)
             text += f"; {self._votes[leader]} say {self._written[leader]}"
@@ -139,15 +140,17 @@ class StreamedReply:
     async def finish(self, winners: Sequence[BranchStream], usage: reply.Usage, trace_id: str, model: str) -> None:
         """The winners' chunks (those not sent live), an ending for a cut one, the usage where asked for, [DONE]."""
         call, chunks = self._call, list[bytes]()
+        shape: bytes | None = None  # a chunk that the last one is like
         for index, branch in enumerate(winners):
+            events = branch.events if self.sent_content else reply.events_of(branch, call.chat)
             if not self.sent_content:
-                chunks += [reply.chunk(payload, index) for payload in reply.events_of(branch, call.chat)]
+                chunks += [reply.chunk(payload, index) for payload in events]
+            last = events[-1] if events else None
+            shape = shape or last
             if branch.finish_reason is None:
-                last = branch.events[-1] if branch.events else None
                 chunks.append(reply.final_chunk(last, index, call.chat, trace_id, model, self._created))
         if call.include_usage:
-            last = winners[0].events[-1] if winners[0].events else None
-            chunks.append(reply.usage_chunk(last, usage, call.chat, trace_id, model, self._created))
+            chunks.append(reply.usage_chunk(shape, usage, call.chat, trace_id, model, self._created))
         if self._id is not None:
             chunks = [reply.with_id(chunk, self._id) for chunk in chunks]
         await self._write(b"".join(map(event, [*chunks, DONE])), more=False)

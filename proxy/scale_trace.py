@@ -61,15 +61,30 @@ def _note(plan: Plan, note: str | None) -> str | None:
 def note_run(trace: Trace, run: Run, arrived_at: float, backends: Mapping[str, Backend]) -> None:
     """Record every branch and score, and the ledgers. A run that was planned again adds to what the earlier ones cost.
     `backends`: all that there are, by name."""
-    prompt = max((branch.prompt_tokens for branch in run.branches), default=0)
-    rows = [_branch(branch, prompt, arrived_at, len(trace.branches) + i) for i, branch in enumerate(run.branches)]
+    run.first_row = len(trace.branches)
+    prompts = _prompt_tokens(run.branches)
+    rows = [
+        _branch(branch, prompts[id(branch.generation)], arrived_at, run.first_row + i)
+        for i, branch in enumerate(run.branches)
+    ]
     trace.branches.extend(rows)
     if run.scoring is not None:
         calls = run.scoring.calls
-        trace.branches.extend([_call(call, arrived_at, len(trace.branches) + i) for i, call in enumerate(calls)])
+        first = len(trace.branches)
+        trace.branches.extend([_call(call, arrived_at, first + i) for i, call in enumerate(calls)])
     trace.prompt_tokens = sum(row.prompt_tokens for row in trace.branches if row.role not in SCORED)
     trace.completion_tokens = sum(row.completion_tokens for row in trace.branches)
     trace.ledgers = ledgers.of_request(_parts(trace.branches, backends))
+
+
+def _prompt_tokens(branches: Sequence[BranchStream]) -> dict[int, int]:
+    """Of each generation, by identity: a branch that ended before it told its own has as many as another with the same
+    prompt."""
+    found: dict[int, int] = {}
+    for branch in branches:
+        key = id(branch.generation)
+        found[key] = max(found.get(key, 0), branch.prompt_tokens)
+    return found
 
 
 def _parts(rows: Sequence[BranchTrace], backends: Mapping[str, Backend]) -> list[ledgers.Part]:
@@ -93,8 +108,10 @@ def _call(call: PooledCall, arrived_at: float, index: int) -> BranchTrace:
         end_ms=round((call.ended_at - arrived_at) * 1e3, 3),
         gpu_seconds=call.gpu_seconds,
         prompt_tokens=call.prompt_tokens,
+        completion_tokens=call.completion_tokens,
         cost_usd=ledgers.usd(call.backend, call.gpu_seconds),
-        role="score",
+        wave=call.wave or 1,
+        role=call.role,
     )
 
 

@@ -26,6 +26,7 @@ class Scoring:
         clock: Callable[[], float],
         step_mark: str | None = None,
     ) -> None:
+        self.judged: list[PooledCall] = []  # what a judge was asked aside of branches
         self._models = {name: PooledModel(backend, clock) for name, backend in models.items()}
         self._embedding = PooledModel(embedding, clock) if embedding is not None else None
         self._call = call
@@ -44,7 +45,7 @@ class Scoring:
     def calls(self) -> list[PooledCall]:
         """All that was asked so far, of any model."""
         models = [*self._models.values(), *([self._embedding] if self._embedding is not None else [])]
-        return [call for model in models for call in model.calls]
+        return [*(call for model in models for call in model.calls), *self.judged]
 
     async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
         """One score of each answer, or one per step. Raises NoScore."""
@@ -64,11 +65,13 @@ class Scoring:
         if self._prompt_tokens is None:
             self._prompt_tokens = await model.prompt_length(self._call.messages())
         inputs = await self._tokens(model, texts, whole=False)
+        if any(len(strs) != len(tokens) for tokens, strs in inputs):
+            raise NoScore(f"{model.backend.name}: /tokenize gave no token strings, so no ends of steps")
         rows = await model.per_token([tokens for tokens, _ in inputs])
         found = []
         for (tokens, strs), scores in zip(inputs, rows, strict=True):
             if len(scores) != len(tokens):
-                raise NoScore(f"{model.backend.name} gave {len(scores)} scores for {len(tokens)} tokens")
+                raise NoScore(f"{model.backend.name}: /pooling gave {len(scores)} scores for {len(tokens)} tokens")
             found.append([scores[at] for at in step_ends(strs, self._prompt_tokens, self._step_mark)])
         return found
 
@@ -93,9 +96,12 @@ class Scoring:
         """Cosines, (n, n). Raises NoScore."""
         if self._embedding is None:
             raise NoScore("the model has no embedding_model")
-        vectors = np.array(await self._embedding.embed(texts), float)
-        if vectors.ndim != 2:
+        if not texts:
+            return []
+        found = await self._embedding.embed(texts)
+        if len({len(vector) for vector in found}) != 1:
             raise NoScore(f"{self._embedding.backend.name} gave no vectors of one length")
+        vectors = np.array(found, float)
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         cosines: list[list[float]] = (unit @ unit.T).tolist()
         return cosines

@@ -17,7 +17,7 @@ _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 class BranchTrace(msgspec.Struct, omit_defaults=True):
     """Times in milliseconds since the request arrived. `wave`: which fan-out of its request it belongs to; `role`: what
-    it was for, where it is no answer (judge, aside, or the kind of score)."""
+    it was for, where it is no answer (judge, aside, score)."""
 
     index: int
     backend: str

@@ -26,9 +26,19 @@ def relayed(call: Call, model: str) -> bytes:
     return msgspec.json.encode(members)
 
 
-def branch(call: Call, model: str, *, live: bool, generation: Generation = WHOLE) -> bytes:
+def branch(
+    call: Call,
+    model: str,
+    *,
+    live: bool,
+    generation: Generation = WHOLE,
+    interval: int = VOTE_STREAM_INTERVAL,
+) -> bytes:
     """One branch of a scaled request: streamed, one choice, counted. `live`: its chunks go to the client as they
-    come. `generation`: what it does else than the request says (see `strategies.base`)."""
+    come, else every `interval` tokens. `generation`: what it does else than the request says (`strategies.base`).
+
+    Raises InvalidRequest where the request is none that a generation could differ from.
+    """
     members = call.members() if generation.prompt is None else _of_prompt(generation.prompt)
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     members["stream"] = _TRUE
@@ -36,8 +46,9 @@ def branch(call: Call, model: str, *, live: bool, generation: Generation = WHOLE
     members.pop("n", None)
     members.pop("best_of", None)
     if not live and "stream_interval" not in members:
-        members["stream_interval"] = msgspec.Raw(str(VOTE_STREAM_INTERVAL).encode())
-    if call.controls.max_tokens is not None and call.max_tokens == call.controls.max_tokens:
+        members["stream_interval"] = msgspec.Raw(str(interval).encode())
+    limited = call.controls.max_tokens is not None and call.max_tokens == call.controls.max_tokens
+    if limited and generation.prompt is None:
         members.pop("max_tokens", None)
         members["max_completion_tokens" if call.chat else "max_tokens"] = msgspec.Raw(str(call.max_tokens).encode())
     if generation is not WHOLE:
@@ -57,22 +68,23 @@ def _raw(value: Any) -> msgspec.Raw:
 def _change(members: dict[str, msgspec.Raw], call: Call, generation: Generation) -> None:
     chat = call.chat or generation.prompt is not None
     if chat and (generation.turns or generation.continues):
-        messages = list(msgspec.json.decode(members["messages"]))
+        messages = call.messages() if generation.prompt is None else msgspec.json.decode(members["messages"])
         messages += [{"role": role, "content": text} for role, text in generation.turns]
         if generation.continues:
             messages.append({"role": "assistant", "content": generation.continues})
             members["continue_final_message"], members["add_generation_prompt"] = _TRUE, msgspec.Raw(b"false")
         members["messages"] = _raw(messages)
     elif generation.continues:
-        members["prompt"] = _raw(_as_text(msgspec.json.decode(members["prompt"])) + generation.continues)
+        members["prompt"] = _raw(prompt_text(call) + generation.continues)
     if generation.max_tokens is not None:
         members.pop("max_tokens", None)
+        members.pop("min_tokens", None)  # may be more
         members["max_completion_tokens" if chat else "max_tokens"] = _raw(generation.max_tokens)
     if generation.temperature is not None:
         members["temperature"] = _raw(generation.temperature)
     if generation.stop:
         own = msgspec.json.decode(members["stop"]) if "stop" in members else None
-        stops = [own] if isinstance(own, str) else own or []
+        stops = [own] if isinstance(own, str) else own if isinstance(own, list) else []
         members["stop"], members["include_stop_str_in_output"] = _raw([*stops, *generation.stop]), _TRUE
     if generation.confidence:
         asked = max(TOP_LOGPROBS, call.top_logprobs or 0)
@@ -82,8 +94,9 @@ def _change(members: dict[str, msgspec.Raw], call: Call, generation: Generation)
             members["logprobs"] = _raw(asked)
 
 
-def _as_text(prompt: Any) -> str:
+def prompt_text(call: Call) -> str:
     """A prompt that may be continued. Raises InvalidRequest for token ids, which text cannot be put after."""
+    prompt = call.decoded().get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str):

@@ -56,7 +56,8 @@ class Generation:
     `turns`: (role, text) after the client's messages; `prompt`: a lone user message instead of them, without the
     request's tools, format and stops. `continues`: the answer begins with this text; so does the branch's text, and
     what the client may be sent. `max_tokens`: at most so many new ones. `confidence`: tell it per token. `final`: may
-    answer the client, should it come to that. `temperature`, `stop`: instead of the request's.
+    answer the client, should it come to that. `temperature`: instead of the request's; `stop`: besides the request's
+    own, and the text ends with the one that was met.
     """
 
     turns: tuple[tuple[str, str], ...] = ()

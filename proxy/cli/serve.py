@@ -11,6 +11,7 @@ import uvicorn
 from proxy.app import build
 from proxy.config import Config, load
 from proxy.server_protocol import ServerProtocol
+from strategies.registry import Registry
 
 KEEP_ALIVE_S = 75
 GRACE_S = 30
@@ -37,17 +38,18 @@ def check(config: Config) -> None:
 
     from proxy import catalog
     from proxy.config import client_api_keys
-    from strategies.registry import Registry
 
     client_api_keys(config)
     catalog.build(config, Registry.installed(), monotonic)
 
 
-def server_for(config: Config, host: str, port: int, log_level: str) -> uvicorn.Server:
+def server_for(
+    config: Config, host: str, port: int, log_level: str, registry: Registry | None = None
+) -> uvicorn.Server:
     """uvloop and httptools are pinned: together they nearly double the rate of asyncio and h11."""
     return uvicorn.Server(
         uvicorn.Config(
-            build(config),
+            build(config, registry),
             host=host,
             port=port,
             loop="uvloop",

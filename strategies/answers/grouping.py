@@ -55,6 +55,11 @@ class Grouper:
         self.undecided = 0
         """Comparisons that failed, ran out of time or were over `MAX_CHECKS`; each was taken as "different"."""
 
+    @property
+    def asks(self) -> bool:
+        """Texts are compared by somebody else, who may take long."""
+        return self.kind == "text" and self._equivalence is not None
+
     async def group(self, text: str) -> Answer | None:
         """The answer of a finished branch's text; None: it gives none, abstains and never votes."""
         found = self._read(text)

@@ -14,6 +14,7 @@ import httpx
 import uvicorn
 import yaml
 from scripted_backend import ScriptedBackend, until
+from scripted_pooled import ScriptedPooled
 
 import proxy
 from profiler import quality_file
@@ -21,6 +22,8 @@ from profiler.quality_sections import AgreementCurve
 from proxy.cli.serve import server_for
 from proxy.config import load
 from proxy.service import Service
+from strategies.base import Strategy
+from strategies.registry import Registry
 
 QUESTION = [{"role": "user", "content": "What is 2 + 2?"}]
 CHAT = "/v1/chat/completions"
@@ -108,7 +111,11 @@ class RunningProxy:
 
     async def probed(self) -> None:
         """Every backend has been looked at."""
-        await until(lambda: all(backend.health.checked for backend in self.service.catalog.backends))
+        await until(lambda: all(backend.health.checked for backend in self.service.catalog.by_name.values()))
+
+    async def asked_what_it_can(self, name: str = "a") -> None:
+        """The backend has told its capabilities."""
+        await until(lambda: self.service.catalog.by_name[name].capabilities is not None)
 
     async def sees_load(self, name: str, others: float) -> None:
         """The backend of that name is known to run so many branches for others."""
@@ -117,7 +124,7 @@ class RunningProxy:
 
     async def nothing_left(self) -> None:
         """Raises where a request has left something running that no request needs any more."""
-        backends = self.service.catalog.backends
+        backends = self.service.catalog.by_name.values()
 
         def idle() -> bool:
             return all(backend.in_flight == 0 and backend.pool.busy_connections == 0 for backend in backends)
@@ -179,8 +186,10 @@ class Fleet:
     """Makes backends and one proxy in front of them; `close` checks that they end without a rest."""
 
     def __init__(self, folder: Path) -> None:
+        self.curves: list[quality_file.Curve] = []  # further ones of the quality table
         self._folder = folder
         self._backends: list[ScriptedBackend] = []
+        self._pooled: list[ScriptedPooled] = []
         self._proxy: RunningProxy | None = None
         self._before = asyncio.all_tasks()
 
@@ -190,6 +199,22 @@ class Fleet:
         self._backends.append(backend)
         return backend
 
+    def scripted(self, name: str) -> ScriptedBackend:
+        """The backend of that name."""
+        return next(backend for backend in self._backends if backend.name == name)
+
+    @property
+    def scripted_pooled(self) -> dict[str, ScriptedPooled]:
+        """By kind."""
+        return {pooled.kind: pooled for pooled in self._pooled}
+
+    async def pooled(self, kind: str, name: str | None = None) -> ScriptedPooled:
+        """A reward or embedding model of the first model."""
+        pooled = ScriptedPooled(name or kind, kind)
+        await pooled.start()
+        self._pooled.append(pooled)
+        return pooled
+
     def refusing(self, name: str = "a") -> ScriptedBackend:
         """A backend at whose port nobody listens."""
         with socket.socket() as port:
@@ -198,25 +223,38 @@ class Fleet:
         self._backends.append(backend)
         return backend
 
-    async def proxy(self, *, task: str | None = "math", answers: str | None = None, **sections: Any) -> RunningProxy:
-        """A proxy over all backends made so far: per model name one model. `sections`: of the configuration."""
-        models = []
+    async def proxy(
+        self,
+        *strategies: type[Strategy[Any]],
+        task: str | None = "math",
+        answers: str | None = None,
+        first_model: dict[str, Any] | None = None,
+        **sections: Any,
+    ) -> RunningProxy:
+        """A proxy over all backends made so far: per model name one model. `strategies`: besides the installed ones;
+        `first_model`: further members of the first model; `sections`: of the configuration."""
+        models: list[dict[str, Any]] = []
         for name in dict.fromkeys(backend.model for backend in self._backends):
             served = [self._entry(backend) for backend in self._backends if backend.model == name]
             quality = {"math": str(self._quality())} if task == "math" else {}
             models.append({"name": name, "task": task, "answers": answers, "quality": quality, "backends": served})
+        models[0].update(first_model or {})
+        if self._pooled:
+            models[0]["reward_model"] = [one.entry for one in self._pooled if one.kind != "embedding"]
+            models[0]["embedding_model"] = next((one.entry for one in self._pooled if one.kind == "embedding"), None)
         path = self._folder / "fleet.yaml"
         path.write_text(yaml.safe_dump({"traces": {"path": "traces.db"}, **sections, "models": models}))
-        server = server_for(load(path, environ={}), "127.0.0.1", 0, "critical")
+        registry = Registry({each.name: each for each in (*Registry.installed(), *strategies)})
+        server = server_for(load(path, environ={}), "127.0.0.1", 0, "critical", registry)
         server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)
         await server.startup()
         self._proxy = RunningProxy(server)
         return self._proxy
 
-    async def one(self, **sections: Any) -> tuple[ScriptedBackend, RunningProxy]:
+    async def one(self, *strategies: type[Strategy[Any]], **options: Any) -> tuple[ScriptedBackend, RunningProxy]:
         """One backend and a proxy in front of it."""
-        return await self.backend(), await self.proxy(**sections)
+        return await self.backend(), await self.proxy(*strategies, **options)
 
     async def two(self, **sections: Any) -> tuple[ScriptedBackend, ScriptedBackend, RunningProxy]:
         return await self.backend("a"), await self.backend("b"), await self.proxy(**sections)
@@ -227,8 +265,8 @@ class Fleet:
                 await self._proxy.nothing_left()
             finally:
                 await self._proxy.stop()
-        for backend in self._backends:
-            await backend.stop()
+        for server in (*self._backends, *self._pooled):
+            await server.stop()
         await until(lambda: not (asyncio.all_tasks() - self._before - {asyncio.current_task()}), 1)
 
     def _entry(self, backend: ScriptedBackend) -> dict[str, Any]:
@@ -242,6 +280,7 @@ class Fleet:
             for n, accuracy in ((2, 0.55), (4, 0.7), (8, 0.8)):
                 curves.append(_curve("self-consistency", n, accuracy, stop="beta", confidence=0.95))
             known = AgreementCurve("self-consistency", {"n": 4}, 4, 4.0, [0.0, 1.0], [0.0, 1.0], 0.7, 0.3)
+            curves += self.curves
             quality = quality_file.Quality("m", "math", "math", 1.0, 100, 16, 7.0, curves, agreement=[known])
             quality_file.write(quality, path)
         return path

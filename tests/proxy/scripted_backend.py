@@ -13,13 +13,15 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from raw_server import STEP_TIMEOUT_S, Peer, RawServer
 
-from proxy.capabilities import PROBE_USER
+from proxy.capabilities import PROBE_QUESTION, PROBE_USER
+from proxy.capabilities import PROBE_TEXT as CONTINUED
 
 POLL_EVERY_S = 0.002
 GENERATIONS = ("/v1/chat/completions", "/v1/completions")
@@ -83,9 +85,12 @@ class ScriptedBackend:
         """`url`: where to pretend to be, for one that is never started."""
         self.name = name
         self.model = model
-        self.usd_per_hour = 3.6
+        self.usd_per_hour: float | None = 3.6
         self.healthy = True
-        self.capable = True  # takes whatever a capability probe tries
+        self.incapable: set[str] = set()  # members that a capability probe is refused; "chat": all; "continuation"
+        self.probe_status = 400  # what such a probe is answered
+        self.probe_gate: asyncio.Event | None = None  # before it is answered
+        self.probes: list[Received] = []
         self.late: set[str] = set()  # paths that are not answered
         self.metrics = {"num_requests_running": 0.0, "num_requests_waiting": 0.0, "kv_cache_usage_perc": 0.0}
         self.tokenizer: Play = answers(200, json.dumps({"count": PROMPT_TOKENS}).encode(), headers=CLOSING)
@@ -125,8 +130,11 @@ class ScriptedBackend:
         while True:
             head, _, body = (await peer.request()).partition(b"\r\n\r\n")
             request = Received(head, body, loop.time())
-            if PROBE_USER.encode() in body:  # what the proxy asks on its own account is no part of a test's script
-                await self._play(answers(200 if self.capable else 400, b"{}", headers=CLOSING), peer, request)
+            if _is_probe(request):  # what the proxy asks on its own account is no part of a test's script
+                self.probes.append(request)
+                if self.probe_gate is not None:
+                    await self.probe_gate.wait()
+                await self._play(self._probed(request), peer, request)
                 return
             self.received.append(request)
             await self._play(self._choose(request), peer, request)
@@ -148,6 +156,12 @@ class ScriptedBackend:
                 task.cancel()
             await asyncio.gather(playing, gone, return_exceptions=True)
 
+    def _probed(self, request: Received) -> Play:
+        if request.path == "/tokenize":
+            return answers(200, json.dumps(_tokens(request.json, "continuation" in self.incapable)).encode())
+        refused = "chat" in self.incapable or self.incapable & request.json.keys()
+        return answers(self.probe_status if refused else 200, b"{}", headers=CLOSING)
+
     def _choose(self, request: Received) -> Play:
         if request.path in self.late:
             return stalls()
@@ -164,6 +178,25 @@ class ScriptedBackend:
                 return self.tokenizer
             case _:
                 return self._script.popleft() if self._script else self.otherwise
+
+
+def _is_probe(request: Received) -> bool:
+    """Of the proxy's own looks at what an engine can."""
+    if request.path != "/tokenize":
+        return PROBE_USER.encode() in request.body
+    asked = request.json
+    return asked.get("prompt") == CONTINUED or (asked.get("messages") or [None])[0] == PROBE_QUESTION[0]
+
+
+def _tokens(asked: dict[str, Any], rewrites: bool) -> dict[str, Any]:
+    """One per byte. `rewrites`: the chat template changes a text that is to be continued."""
+    if "prompt" in asked:
+        return {"tokens": list(asked["prompt"].encode())}
+    *messages, last = asked["messages"]
+    continues = asked.get("continue_final_message")
+    text = "".join(f"<{message['role']}>{message['content']}</>" for message in messages)
+    text += f"<{last['role']}>{last['content'] if not (continues and rewrites) else '…'}" + ("" if continues else "</>")
+    return {"tokens": list((text + ("<assistant>" if asked.get("add_generation_prompt") else "")).encode())}
 
 
 async def _to_the_end(play: Awaitable[None]) -> bool:
@@ -226,10 +259,12 @@ def says(
     when: asyncio.Event | None = None,
     finish: str = "stop",
     extra: dict[str, Any] | None = None,
+    tops: Sequence[Sequence[float]] = (),
 ) -> Play:
     """An answer of `tokens` chunks, streamed or whole as asked for. `when`: a gate before its last token.
 
-    `extra`: members of the first delta, such as `tool_calls`.
+    `extra`: members of the first delta, such as `tool_calls`. `tops`: per token but the last the log probabilities of
+    its candidates, told where they are asked for, so many as are asked for.
     """
 
     async def play(peer: Peer, request: Received) -> None:
@@ -238,7 +273,8 @@ def says(
                 await when.wait()
             await answers(200, json.dumps(whole(request, text, tokens, finish)).encode())(peer, request)
             return
-        await _events(peer, request, _chunks(request, text, tokens, extra or {}, stop=tokens - 1))
+        chunks = _chunks(request, text, tokens, extra or {}, stop=tokens - 1)
+        await _events(peer, request, _with_logprobs(request, chunks, tops))
         if when is not None:
             await when.wait()
         await _events(peer, request, _last_chunk(request, text, tokens), head=False)
@@ -254,6 +290,18 @@ def begins(text: str, *, tokens: int = 4, after: int, then: Play | None = None) 
     async def play(peer: Peer, request: Received) -> None:
         await _events(peer, request, _chunks(request, text, tokens, {}, stop=after))
         await (then or stalls())(peer, request)
+
+    return play
+
+
+def drips(every_s: float) -> Play:
+    """An `x` every so many seconds, without end."""
+
+    async def play(peer: Peer, request: Received) -> None:
+        await _events(peer, request, _chunks(request, "", 1, {}, stop=0))
+        for number in count(1):
+            await _events(peer, request, [_chunk(request, "x", number)], head=False)
+            await asyncio.sleep(every_s)
 
     return play
 
@@ -322,6 +370,24 @@ def _chunks(request: Received, text: str, tokens: int, extra: dict[str, Any], st
     yield _chunk(request, "", 0, role="assistant", **extra)
     for number, piece in enumerate(pieces(text, tokens)[:stop], 1):
         yield _chunk(request, piece, number)
+
+
+def _with_logprobs(
+    request: Received, chunks: Iterable[dict[str, Any]], tops: Sequence[Sequence[float]]
+) -> Iterable[dict[str, Any]]:
+    asked = request.json
+    chat = request.path == "/v1/chat/completions"
+    wanted = asked.get("top_logprobs", 0) if chat else asked.get("logprobs")
+    for number, chunk in enumerate(chunks, -1):  # the first one has but the role
+        if asked.get("logprobs") is not None and 0 <= number < len(tops):
+            told = [(f"t{rank}", logprob) for rank, logprob in enumerate(tops[number][: wanted or None])]
+            if chat:
+                tokens = [{"token": token, "logprob": logprob, "bytes": None} for token, logprob in told]
+                logprobs: dict[str, Any] = {"content": [{**tokens[0], "top_logprobs": tokens if wanted else []}]}
+            else:
+                logprobs = {"tokens": ["t0"], "token_logprobs": [told[0][1]], "top_logprobs": [dict(told)]}
+            chunk["choices"][0]["logprobs"] = logprobs
+        yield chunk
 
 
 def _last_chunk(request: Received, text: str, tokens: int) -> Iterable[dict[str, Any]]:

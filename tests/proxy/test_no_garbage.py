@@ -7,15 +7,34 @@ from collections import Counter
 
 import pytest
 from http_rig import Fleet
+from own_strategies import gathered, ranked, strategy
+
+from strategies.base import Branch, Context, Generation, Outcome
 
 MANY = 40
 
 
+async def two_waves(context: Context) -> Outcome:
+    """Every kind of call once: progress, scores, similarities, a text to go on from."""
+    async with context.watch([Generation(confidence=True)] * 2, every_tokens=1) as events:
+        drafts = [event async for event in events if isinstance(event, Branch)]
+    await context.score([draft.text for draft in drafts], "reward")
+    await context.similarity([draft.text for draft in drafts])
+    finals = await gathered(context, [Generation(continues=draft.text) for draft in drafts])
+    await context.answer(finals[0])
+    return ranked(finals)
+
+
 @pytest.mark.parametrize(
-    "headers", [{}, {"x_tts_strategy": "self-consistency", "x_tts_n": "4"}], ids=["pass-through", "fan-out"]
+    "headers",
+    [{}, {"x_tts_strategy": "self-consistency", "x_tts_n": "4"}, {"x_tts_strategy": "own"}],
+    ids=["pass-through", "fan-out", "two waves"],
 )
 async def test_requests_leave_nothing_for_the_cycle_collector(fleet: Fleet, headers: dict[str, str]) -> None:
-    _, proxy = await fleet.one()
+    if "own" in headers.values():
+        await fleet.pooled("outcome")
+        await fleet.pooled("embedding")
+    _, proxy = await fleet.one(strategy(two_waves))
     for _ in range(5):
         assert (await proxy.ask(**headers)).status_code == 200
     gc.collect()
@@ -32,6 +51,7 @@ async def test_requests_leave_nothing_for_the_cycle_collector(fleet: Fleet, head
         gc.enable()
     # Connections that a cancelled branch closed are cycles by nature, and few.
     per_request = {"Client", "Exchange", "BranchStream", "Run", "FanOut", "RelaySink", "Trace"}
+    per_request |= {"Confidence", "Requests", "Scoring", "PooledModel", "PooledCall", "_Aside", "_Whole"}
     assert not per_request & set(left), left
 
 

@@ -8,6 +8,7 @@ import msgspec
 from proxy import reply
 from proxy.branch import BranchStream
 from proxy.reply import Usage
+from strategies.base import WHOLE
 
 USAGE = Usage(prompt_tokens=20, completion_tokens=30, tts={"strategy": "none"})
 HEAD = {"id": "chatcmpl-up", "created": 7, "model": "m", "system_fingerprint": "fp"}
@@ -18,7 +19,9 @@ def _winner(*choices: dict[str, Any], finish_reason: str | None = "stop", **head
     kind = "chat.completion.chunk"
     chunks = [{**HEAD, "object": kind, **head, "choices": [{"index": 0, **c}], "usage": {"x": 1}} for c in choices]
     events = [msgspec.json.encode(chunk) for chunk in chunks]
-    return cast(BranchStream, SimpleNamespace(events=events, finish_reason=finish_reason))
+    return cast(
+        BranchStream, SimpleNamespace(events=events, finish_reason=finish_reason, continues="", generation=WHOLE)
+    )
 
 
 def _whole(*winners: BranchStream, chat: bool = True) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def test_several_answers_are_indexed_best_first_and_a_cut_one_ends_for_length() 
 
 
 def test_without_any_chunk_the_head_is_our_own() -> None:
-    body = _whole(cast(BranchStream, SimpleNamespace(events=[], finish_reason=None)))
+    body = _whole(cast(BranchStream, SimpleNamespace(events=[], finish_reason=None, continues="", generation=WHOLE)))
     assert (body["id"], body["created"], body["model"]) == ("chatcmpl-abc", 99, "m")
     assert body["choices"][0]["message"] == {"role": "assistant", "content": None}
 
