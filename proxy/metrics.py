@@ -75,8 +75,8 @@ class Metrics(Collector):
         yield from (requests, duration, branches, tokens)
 
     async def page(self) -> bytes:
-        """Prometheus' text. Numbers are read here, where they change; a page of thousands of lines is written in a thread,
-        so that requests do not wait for it."""
+        """Prometheus' text. Numbers are read here, where they change; a page of thousands of lines is written in a
+        thread, so that requests do not wait for it."""
         return await asyncio.to_thread(generate_latest, _Read(self.read()))
 
     def read(self) -> list[Metric]:
