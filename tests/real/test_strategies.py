@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "best-of-n by steps": {"n": 4, "scorer": "process-reward"},
     "best-of-n by certainty": {"n": 4, "scorer": "self-certainty"},
     "best-of-n by judge": {"n": 2, "scorer": "judge", "judge_tokens": 32},
-    "universal-consistency": {"n": 3, "choice_tokens": 32, "answer_chars": 100},
+    "universal-consistency": {"n": 3, "choice_tokens": 32, "answer_chars": 200},
     "beam-search": {"n": 4, "expand": 2, "max_steps": 12},
     "dvts": {"n": 4, "expand": 2, "max_steps": 12},
     "rebase": {"n": 4, "max_steps": 12},
@@ -46,9 +46,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "probe-consensus": {"n": 4, "every_tokens": 48},
     "slim-consistency": {"n": 4, "every_tokens": 32, "delimiter": "\n", "warmup_tokens": 32},
     "strategy-uniform": {"n": 4, "ways": 2, "naming_tokens": 32},
-    "self-refine": {"rounds": 1, "critique_tokens": 32, "answer_chars": 100},
-    "mixture-of-agents": {"n": 3, "answer_chars": 100},
-    "recursive-aggregation": {"n": 3, "k": 2, "rounds": 1, "answer_chars": 100},
+    "self-refine": {"rounds": 1, "critique_tokens": 32, "answer_chars": 200},
+    "mixture-of-agents": {"n": 3, "answer_chars": 200},
+    "recursive-aggregation": {"n": 3, "k": 2, "rounds": 1, "answer_chars": 200},
     "cascade": {"n": 3},
 }
 SETTINGS = pytest.mark.parametrize("setting", SMALL)
