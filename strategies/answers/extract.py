@@ -15,6 +15,7 @@ MAX_HOPS = 64
 
 _OPEN, _CLOSE = "<think>", "</think>"
 _BOXED = "\\boxed"
+_UNCLOSED = "\\boxed{"
 _BARE_BOX = re.compile(r"\s{0,8}([^\s{}$\\]{1,64})")
 _SPACE_BRACE = re.compile(r"\s{1,8}\{")
 _BRACE = re.compile(r"[{}]|\\.", re.DOTALL)  # `\\.` steps over escaped braces
@@ -140,6 +141,8 @@ def _statement(text: str, at: int) -> str | None:
     for bracket in ("\\]", "\\)"):
         written = written.removesuffix(bracket)
     written = written.strip(_DECORATION)
+    if written.startswith(_UNCLOSED) and "}" not in written:  # the text was cut inside its box
+        written = written.removeprefix(_UNCLOSED).strip()
     if written.count(" ") > 3 and "\\" not in written:
         return last_number(written) or written  # a sentence about the answer: votes need its number
     return written or None

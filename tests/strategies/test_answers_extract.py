@@ -145,3 +145,7 @@ def test_work_grows_linearly_on_adversarial_text(piece: str) -> None:
     tail_s = _work_s(tail)
     assert tail_s < 200 * max(_work_s(small), floor_s)
     assert _work_s(megabyte) < 100 * max(tail_s, floor_s)
+
+
+def test_an_answer_that_was_cut_inside_its_box_is_what_stands_there() -> None:
+    assert extract("</think>\nThe answer is \\boxed{51") == "51"
