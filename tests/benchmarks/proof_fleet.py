@@ -195,7 +195,7 @@ def _backend(kind: EngineKind, folder: Path, suffix: str) -> dict[str, Any]:
 CLASSES = (
     ClassConfig(name="interactive", share=0.5, slo=SloConfig(latency_ms=12_000)),
     ClassConfig(name="careful", share=0.3, slo=SloConfig(latency_ms=25_000, quality=0.75)),
-    ClassConfig(name="batch", share=0.2, slo=SloConfig(latency_ms=60_000, quality=0.8, objective="cost")),
+    ClassConfig(name="batch", share=0.2, slo=SloConfig(latency_ms=60_000, quality=0.77, objective="cost")),
 )
 
 

@@ -68,6 +68,8 @@ class Row(msgspec.Struct, array_like=True):
     feasible: bool
     gpu_s: float
     tokens: int
+    predicted_ms: float
+    gave_up: str
 
 
 class Ran(msgspec.Struct):
@@ -171,6 +173,8 @@ class _Caller:
             plan.feasible if plan else False,
             sum(branch.gpu_seconds for branch in trace.branches),
             trace.completion_tokens,
+            float(plan.predicted["latency_ms"]) if plan else 0.0,
+            " ".join(plan.gave_up) if plan else "",
         )
         self.rows.append(row)
         result = Result.of(request)

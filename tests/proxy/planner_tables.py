@@ -17,7 +17,7 @@ from proxy.backend import Backend, open_backend
 from proxy.catalog import Served, TaskTable
 from proxy.config import BackendConfig, ModelConfig
 from proxy.controls import Slo
-from proxy.planner import Ask, Decision, choose
+from proxy.planner import Ask, Decision, Pinned, choose
 
 STEP = replace(StepTime.linear(c0_s=0.010, c_tok_s=0.0005, c_kv_s=0.0, p0_s=0.02, p_tok_s=0.0), stall=0.0)
 
@@ -62,6 +62,9 @@ def served(*backends: Backend, table: tuple[Setting, ...] = SETTINGS) -> list[Se
 
 
 def ask(slo: Slo | None = None, **members: Any) -> Ask:
+    """`pinned`: as (strategy, parameters)."""
+    if isinstance(given := members.get("pinned"), tuple):
+        members["pinned"] = Pinned(given[0], given[1], given[1].get("n", 1))
     plain = {"slo": slo or Slo(), "task": None, "prompt_tokens": 0, "max_tokens": None, "greedy": False}
     return Ask(**{**plain, **members})
 
