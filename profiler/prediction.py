@@ -219,9 +219,9 @@ class LatencyTable:
             # The k-th seat is free after k of the others have ended, at the rate at which a full engine ends them:
             # Erlang's waiting time, its tail by the normal approximation.
             behind = np.maximum(behind, 0.0)
-            wait_s = behind * self._turnover * factor
-            tail_s = tail_s + wait_s + self._late * np.sqrt(behind) * self._turnover * factor
-            median_s = median_s + wait_s
+            wait_s = behind * self._turnover
+            median_s = median_s + wait_s * factor
+            tail_s = tail_s + (wait_s + self._late * np.sqrt(behind) * self._turnover) * factor
             ttft_s = ttft_s + wait_s
         if spread is not None:
             tail_s = median_s * (tail_s / median_s) ** spread[:, None]
