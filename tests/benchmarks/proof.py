@@ -11,7 +11,6 @@ import logging
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import proof_fleet as fleets
 import proof_report

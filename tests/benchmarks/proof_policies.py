@@ -198,4 +198,3 @@ class Unmoved(Correction):
 def without_correction(backends: Sequence[Backend]) -> None:
     for backend in backends:
         backend.correction = Unmoved()
-

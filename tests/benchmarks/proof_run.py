@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import hashlib
 import time
 from collections.abc import Mapping
@@ -208,9 +207,7 @@ def _fingerprint(world: World, policy: str) -> str:
     files = [Path(__file__).parent / name for name in names]
     planned = policy not in FIXED and policy != CLAIRVOYANT
     for folder in _EVERYTHING:
-        files += [
-            path for path in sorted((ROOT / folder).glob("*.py")) if planned or path.name not in _PLANNER
-        ]
+        files += [path for path in sorted((ROOT / folder).glob("*.py")) if planned or path.name not in _PLANNER]
     if planned:
         files.append(ROOT / "profiler" / "prediction.py")
     for path in files:
