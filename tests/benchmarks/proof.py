@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -19,8 +20,7 @@ import proof_run as runs
 DOCS = runs.ROOT / "docs"
 BUILD = runs.ROOT / "build" / "proof"
 QUICK_FIXED = tuple(
-    f"{routing} {setting}"
-    for routing in ("least-loaded",)
+    f"least-loaded {setting}"
     for setting in ("large none", "any none", "small none", "large self-consistency:4", "large self-consistency:8")
 )
 
@@ -54,7 +54,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _all(world: runs.World, cells: list[tuple[str, str]], jobs: int, again: bool):  # type: ignore[no-untyped-def]
+def _all(world: runs.World, cells: list[tuple[str, str]], jobs: int, again: bool) -> Iterator[runs.Ran]:
     work = partial(_one, world, again)
     if jobs == 1:
         yield from map(work, cells)

@@ -89,30 +89,30 @@ def _setting(load: fleets.Load) -> dict[str, str]:
 
 _HEAD = """# The proof
 
-Made by `make proof` (`tests/benchmarks/proof.py`), in virtual time; every number below is from that run, and the same
-seed gives the same numbers. `make proof ARGS=--quick` is a smoke run, `ARGS="--again"` ignores what is cached below
-`build/proof`.
+Made by `make proof` (`tests/benchmarks/proof.py`), in virtual time; every number below is from that run, and the
+same seed gives the same numbers. `make proof ARGS=--quick` is a smoke run, `ARGS="--again"` ignores what is cached
+below `build/proof`.
 
 **What runs.** The whole proxy (parsing, planning, strategies, deadlines, metering) over simulated engines
-(`profiler/simulation`). A policy replaces the planner and nothing else. All policies get the same {requests} requests at
-the same times, and branch i of request r draws the same stored sample of a model whoever asks.
+(`profiler/simulation`). A policy replaces the planner and nothing else. All policies get the same {requests}
+requests at the same times, and branch i of request r draws the same stored sample of a model whoever asks.
 
-**Workload.** {low} requests/s for {low_s} s, then a step to {high} requests/s for {high_s} s; Poisson, and bursty (gamma
-gaps, coefficient of variation {cv}). Three classes with a latency SLO: {classes}.
+**Workload.** {low} requests/s for {low_s} s, then a step to {high} requests/s for {high_s} s; Poisson, and bursty
+(gamma gaps, coefficient of variation {cv}). Three classes with a latency SLO: {classes}.
 
-**Models.** Large and small answer with the stored samples of tinymath-m and tinymath-s (64 a question, 200 questions);
-lengths are multiplied by {factor}, so that a large model takes seconds. Engines are timed by the shipped H200 profiles of
-Qwen3-8B and Qwen3-1.7B; `max-num-seqs` is {seats} on each. Where a tensor-parallel degree was modelled and not measured,
-the engine truly is off its profile by the factor below, drawn once from the profile's residual; the service is not told.
-All move by their measured residual in phases of 10 s.
+**Models.** Large and small answer with the stored samples of tinymath-m and tinymath-s (64 a question, 200
+questions); lengths are multiplied by {factor}, so that a large model takes seconds. Engines are timed by the
+shipped H200 profiles of Qwen3-8B and Qwen3-1.7B; `max-num-seqs` is {seats} on each. Where a tensor-parallel degree
+was modelled and not measured, the engine truly is off its profile by the factor below, drawn once from the
+profile's residual; the service is not told. All move by their measured residual in phases of 10 s.
 
-**Words.** *Goodput*: requests per second answered within their latency SLO by a vote with at least one branch that had
-ended. *Accuracy*: right answers of all that were answered. *Feasible*: predicted, when the plan was chosen, to meet every
-demand. *Fixed policy*: one of {fixed}: engines (large, small, any) × routing (round-robin, least-loaded, prefix-affine with
-bounded load) × strategy and N. Fixed policies run with this proxy's deadlines, which end a request in time and free its
-engine; an operator's client timeout would at best do as well, so this favours them. *At equal accuracy*: fixed policies
-at most {accuracy_slack} less accurate; *at equal goodput*: at most {goodput_slack} less goodput; both in their favour,
-too."""
+**Words.** *Goodput*: requests per second answered within their latency SLO by a vote with at least one branch that
+had ended. *Accuracy*: right answers of all that were answered. *Feasible*: predicted, when the plan was chosen, to
+meet every demand. *Fixed policy*: one of {fixed}: engines (large, small, any) × routing (round-robin, least-loaded,
+prefix-affine with bounded load) × strategy and N. Fixed policies run with this proxy's deadlines, which end a
+request in time and free its engine; an operator's client timeout would at best do as well, so this favours them.
+*At equal accuracy*: fixed policies at most {accuracy_slack} less accurate; *at equal goodput*: at most
+{goodput_slack} less goodput; both in their favour, too."""
 
 
 def _fleet_table() -> str:
