@@ -134,14 +134,20 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What a branch of others looks like, on average: it holds a context and, as one ends, another's prompt comes."""
+    """What a branch of others looks like, on average: it holds a context and, as one ends, another's prompt comes.
+
+    `written_tokens`: that a branch has generated when somebody looks. Long ones are met more often than short ones
+    (the inspection paradox): E[L²] / 2·E[L] of lengths L, which is half the mean only where all are alike.
+    """
 
     prompt_tokens: float
     output_tokens: float
+    written_tokens: float | None = None
 
     @property
     def context_tokens(self) -> float:
-        return self.prompt_tokens + self.output_tokens / 2
+        written = self.output_tokens / 2 if self.written_tokens is None else self.written_tokens
+        return self.prompt_tokens + written
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +225,12 @@ class LatencyTable:
             # The k-th seat is free after k of the others have ended, at the rate at which a full engine ends them:
             # Erlang's waiting time, its tail by the normal approximation.
             behind = np.maximum(behind, 0.0)
-            wait_s = behind * self._turnover
-            median_s = median_s + wait_s * factor
-            tail_s = tail_s + (wait_s + self._late * np.sqrt(behind) * self._turnover) * factor
-            ttft_s = ttft_s + wait_s
+            # Corrected upwards only: when a queue begins to grow, what has ended so far ended before it did.
+            slower = np.maximum(factor, 1.0)
+            wait_s = behind * self._turnover * slower
+            median_s = median_s + wait_s
+            tail_s = tail_s + wait_s + self._late * np.sqrt(behind) * self._turnover * slower
+            ttft_s = ttft_s + wait_s / factor
         if spread is not None:
             tail_s = median_s * (tail_s / median_s) ** spread[:, None]
         return Prediction(

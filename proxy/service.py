@@ -43,8 +43,8 @@ class FinishTime:
 @dataclass(slots=True)
 class Service:
     """`aclose` ends everything that `start` began. `rng`: decides among plans that are as good. `clock`: seconds, not
-    the loop's, which uvloop keeps in whole milliseconds; both count from the same start. `choose`: the planner, but where
-    others are compared with it."""
+    the loop's, which uvloop keeps in whole milliseconds; both count from the same start. `choose`: the planner,
+    but where others are compared with it."""
 
     config: Config
     registry: Registry

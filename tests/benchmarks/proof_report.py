@@ -24,7 +24,7 @@ from proof_measures import (
 )
 from proof_run import ABLATIONS, CLAIRVOYANT, FIXED, PARETOPROXY, SLO_AWARE, Ran
 
-Runs = Mapping[tuple[str, str], Ran]
+Runs = Mapping[tuple[str, str, int], Ran]  # by policy, arrivals, seed
 BUCKET_S = 5.0
 
 
@@ -40,11 +40,16 @@ class Page:
 
 
 def page(runs: Runs, load: fleets.Load, processes: Sequence[str]) -> Page:
-    measured = {process: {p: measure(ran) for (p, own), ran in runs.items() if own == process} for process in processes}
+    measured = {
+        process: {p: measure(ran) for (p, own, seed), ran in runs.items() if (own, seed) == (process, 1)}
+        for process in processes
+    }
     parts = [_HEAD.format(requests=_requests(runs, processes), **_setting(load)), _fleet_table()]
     found = {process: bars(measured[process]) for process in processes}
     parts += ["## The bars", _bars_table(found, measured), *(_verdict(p, found[p], measured[p]) for p in processes)]
     parts.append(_notes())
+    if any(seed > 1 for _, _, seed in runs):
+        parts += ["## Other seeds", _seeds_table(runs)]
     figures = {}
     for process in processes:
         parts.append(f"## {process.capitalize()} arrivals")
@@ -62,7 +67,7 @@ def page(runs: Runs, load: fleets.Load, processes: Sequence[str]) -> Page:
 
 
 def _requests(runs: Runs, processes: Sequence[str]) -> str:
-    return " and ".join(f"{len(runs[PARETOPROXY, process].rows):,} ({process})" for process in processes)
+    return " and ".join(f"{len(runs[PARETOPROXY, process, 1].rows):,} ({process})" for process in processes)
 
 
 def _setting(load: fleets.Load) -> dict[str, str]:
@@ -214,6 +219,21 @@ def _percent(share: float) -> str:
     return "none" if share != share else f"{share:.1%}"
 
 
+def _seeds_table(runs: Runs) -> str:
+    rows = []
+    for (policy, process, seed), ran in sorted(runs.items(), key=lambda item: (item[0][1], item[0][2])):
+        if any((policy, process, other) not in runs for other in (2, 3)):
+            continue
+        one = measure(ran)
+        feasible = ", ".join(_percent(share) for share in one.of_feasible.values())
+        told = feasible if policy == PARETOPROXY else ""
+        rows.append([process, str(seed), policy, f"{one.goodput:.2f} of {len(ran.rows) / ran.lasts_s:.2f}",
+                     f"{one.accuracy:.3f}", f"{one.right_per_s:.2f}", told])  # fmt: skip
+    head = ["arrivals", "seed", "policy", "goodput/s of offered", "accuracy", "right in time/s",
+            "of feasible, " + ", ".join(LIMIT_MS)]  # fmt: skip
+    return "Other arrivals, questions and samples.\n\n" + _table(head, rows)
+
+
 def _scatter(process: str, measured: Mapping[str, Measured]) -> str:
     def at(names: Iterable[str]) -> list[tuple[float, float]]:
         return [(measured[name].goodput, measured[name].accuracy) for name in names if name in measured]
@@ -233,9 +253,9 @@ def _over_time(process: str, runs: Runs, found: Bars, load: fleets.Load) -> str:
     series = []
     shown = [(PARETOPROXY, 1), (CLAIRVOYANT, 2), (found.as_accurate, 4), (found.as_good, 3)]
     for name, colour in shown:
-        if name is None or (name, process) not in runs:
+        if name is None or (name, process, 1) not in runs:
             continue
-        rows = runs[name, process].rows
+        rows = runs[name, process, 1].rows
         points = []
         for k in range(round((load.low_s + load.high_s) / BUCKET_S)):
             own = [row for row in rows if k * BUCKET_S <= row.at_s < (k + 1) * BUCKET_S]

@@ -187,12 +187,13 @@ _EVERYTHING = ("profiler/simulation", "profiler/loadtest", "strategies", "proxy"
 _PLANNER = ("planner.py", "ties.py", "correction.py", "catalog.py")
 
 
-def cached(world: World, policy: str, process: str, *, again: bool = False) -> Ran:
+def cached(world: World, policy: str, process: str, seed: int = 1, *, again: bool = False) -> Ran:
     """The run, or its rows from an earlier one of the same code."""
-    path = world.folder / "runs" / f"{policy} {process} {_fingerprint(world, policy)}.json".replace("/", "-")
+    name = f"{policy} {process} {seed} {_fingerprint(world, policy)}.json"
+    path = world.folder / "runs" / name.replace("/", "-")
     if path.exists() and not again:
         return msgspec.json.decode(path.read_bytes(), type=Ran)
-    ran = run_policy(world, policy, process)
+    ran = run_policy(world, policy, process, seed)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(msgspec.json.encode(ran))
     return ran
