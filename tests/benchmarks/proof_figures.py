@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 56, 16, 16, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 380, 56, 16, 48, 44
+LETTER = 6.6  # mean width, for the legend
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa7700", "#888888")
 
 
@@ -50,10 +51,14 @@ def figure(title: str, x_title: str, y_title: str, series: Sequence[Series]) -> 
         else:
             radius = 6 if one.big else 3.5
             parts += [f'<circle cx="{x}" cy="{y}" r="{radius}" fill="{colour}"/>' for x, y in points]
-    for row, one in enumerate(series):
-        y = HEIGHT - BOTTOM - 12 - 16 * (len(series) - 1 - row)
-        parts.append(f'<rect x="{LEFT + 10}" y="{y - 8}" width="10" height="10" fill="{COLOURS[one.colour]}"/>')
-        parts.append(_text(LEFT + 26, y + 1, one.label, "start"))
+    x, y = float(LEFT), 16.0
+    for one in series:
+        width = 26 + LETTER * len(one.label)
+        if x + width > WIDTH:
+            x, y = float(LEFT), y + 16
+        parts.append(f'<rect x="{x:.0f}" y="{y - 9:.0f}" width="10" height="10" fill="{COLOURS[one.colour]}"/>')
+        parts.append(_text(round(x + 15), y, one.label, "start"))
+        x += width
     body = "\n".join(parts)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif"'
     return f'{head} font-size="12">\n<rect width="100%" height="100%" fill="#fff"/>\n{body}\n</svg>\n'

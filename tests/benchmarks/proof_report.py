@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,9 +45,13 @@ def page(runs: Runs, load: fleets.Load, processes: Sequence[str]) -> Page:
         process: {p: measure(ran) for (p, own, seed), ran in runs.items() if (own, seed) == (process, 1)}
         for process in processes
     }
-    parts = [_HEAD.format(requests=_requests(runs, processes), **_setting(load)), _fleet_table()]
+    parts = [_wrapped(_HEAD.format(requests=_requests(runs, processes), **_setting(load))), _fleet_table()]
     found = {process: bars(measured[process]) for process in processes}
-    parts += ["## The bars", _bars_table(found, measured), *(_verdict(p, found[p], measured[p]) for p in processes)]
+    parts += [
+        "## The bars",
+        _bars_table(found, measured),
+        *(_wrapped(_verdict(p, found[p], measured[p])) for p in processes),
+    ]
     parts.append(_notes())
     if any(seed > 1 for _, _, seed in runs):
         parts += ["## Other seeds", _seeds_table(runs)]
@@ -64,6 +69,12 @@ def page(runs: Runs, load: fleets.Load, processes: Sequence[str]) -> Page:
         parts += ["### Without one ingredient", _policies_table(measured[process], None, (PARETOPROXY, *ABLATIONS))]
         parts += ["### Every fixed policy", _policies_table(measured[process], None, _fixed(measured[process]))]
     return Page("\n\n".join(parts) + "\n", figures)
+
+
+def _wrapped(text: str) -> str:
+    return "\n\n".join(
+        textwrap.fill(" ".join(paragraph.split()), 120, break_on_hyphens=False) for paragraph in text.split("\n\n")
+    )
 
 
 def _requests(runs: Runs, processes: Sequence[str]) -> str:
@@ -87,6 +98,7 @@ def _setting(load: fleets.Load) -> dict[str, str]:
         "factor": f"{fleets.LENGTH_FACTOR}",
         "seats": f"{fleets.MAX_NUM_SEQS}",
         "fixed": f"{len(FIXED)}",
+        "settings": ", ".join(dict.fromkeys(name.split(" ")[2] for name in FIXED)),
         "accuracy_slack": f"{EQUAL_ACCURACY * 100:g} point",
         "goodput_slack": f"{1 - EQUAL_GOODPUT:.0%}",
     }
@@ -95,7 +107,7 @@ def _setting(load: fleets.Load) -> dict[str, str]:
 _HEAD = """# The proof
 
 Made by `make proof` (`tests/benchmarks/proof.py`), in virtual time; every number below is from that run, and the
-same seed gives the same numbers. `make proof ARGS=--quick` is a smoke run, `ARGS="--again"` ignores what is cached
+same seed gives the same numbers. `make proof ARGS=--quick` is a smoke run, `ARGS=--again` ignores what is cached
 below `build/proof`.
 
 **What runs.** The whole proxy (parsing, planning, strategies, deadlines, metering) over simulated engines
@@ -114,8 +126,8 @@ profile's residual; the service is not told. All move by their measured residual
 **Words.** *Goodput*: requests per second answered within their latency SLO by a vote with at least one branch that
 had ended. *Accuracy*: right answers of all that were answered. *Feasible*: predicted, when the plan was chosen, to
 meet every demand. *Fixed policy*: one of {fixed}: engines (large, small, any) × routing (round-robin, least-loaded,
-prefix-affine with bounded load) × strategy and N. Fixed policies run with this proxy's deadlines, which end a
-request in time and free its engine; an operator's client timeout would at best do as well, so this favours them.
+prefix-affine with bounded load) × strategy and N ({settings}). Fixed policies run with this proxy's deadlines, which
+end a request in time and free its engine; an operator's client timeout would at best do as well, so this favours them.
 *At equal accuracy*: fixed policies at most {accuracy_slack} less accurate; *at equal goodput*: at most
 {goodput_slack} less goodput; both in their favour, too."""
 
