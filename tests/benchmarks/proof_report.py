@@ -179,7 +179,7 @@ def _verdict(process: str, one: Bars, measured: Mapping[str, Measured]) -> str:
 
 def _notes() -> str:
     path = Path(__file__).with_name("proof_notes.md")
-    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    return _wrapped(path.read_text(encoding="utf-8").strip()) if path.exists() else ""
 
 
 def _fixed(measured: Mapping[str, Measured]) -> list[str]:
