@@ -23,7 +23,8 @@ MEDIAN, TAIL, SHARE, DELAY, TPOT, WAIT = range(6)
 
 def kind(profile: Profile) -> Hashable:
     """Equal for profiles that predict the same."""
-    return profile.step_time, profile.acceptance_length, profile.residual_sigma, profile.range.max_batch
+    of_steps = profile.step_time, profile.acceptance_length, profile.residual_sigma
+    return *of_steps, profile.range.max_batch, profile.max_num_seqs
 
 
 class LatencyRows:

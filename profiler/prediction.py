@@ -6,7 +6,8 @@ N−1 … 1 of them running. With `load` branches of others beside them all alon
     T = prefill + wait + Σ_k steps_k·g(k + load) + own KV + others' KV + others' prompts     seconds
 
 (`steptime.py`). T's quantiles are tabulated over a grid of loads once and interpolated per request; what depends on
-the request's prompt is added. The spread of the profile's residuals multiplies T as a lognormal factor.
+the request's prompt is added. The spread of the profile's residuals multiplies T as a lognormal factor. Where others
+leave fewer seats (`max_num_seqs`) than the plan has branches, the wait for theirs to end is added.
 """
 
 from __future__ import annotations
@@ -131,14 +132,20 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What a branch of others looks like, on average: it holds a context and, as one ends, another's prompt comes."""
+    """What a branch of others looks like, on average: it holds a context and, as one ends, another's prompt comes.
+
+    `written_tokens`: that a branch has generated when somebody looks. Long ones are met more often than short ones
+    (the inspection paradox): E[L²] / 2·E[L] of lengths L, which is half the mean only where all are alike.
+    """
 
     prompt_tokens: float
     output_tokens: float
+    written_tokens: float | None = None
 
     @property
     def context_tokens(self) -> float:
-        return self.prompt_tokens + self.output_tokens / 2
+        written = self.output_tokens / 2 if self.written_tokens is None else self.written_tokens
+        return self.prompt_tokens + written
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +193,9 @@ class LatencyTable:
         self._finish = np.array([step.finish_s for step in steps]).reshape(column)[of]
         self._stall = np.array([step.stall for step in steps]).reshape(column)[of]
         sigma = np.array([profile.residual_sigma for profile in profiles]).reshape(column)[of]
+        self._seats = np.array([float(profile.max_num_seqs) for profile in profiles]).reshape(column)[of]
+        self._turnover = np.array([_turnover_s(profile, traffic) for profile in profiles]).reshape(column)[of]
+        self._late = ndtri(percentile)
         self._spread = np.exp(sigma * ndtri(percentile))
         # Per kind of backend and load, of each setting, the rows MEDIAN … WAIT. One array: one look-up.
         most = max((wave.shape[1] for setting in settings for wave in setting.waves), default=1)
@@ -200,7 +210,7 @@ class LatencyTable:
     ) -> Prediction:
         """`loads`: branches of others now running; `bias`: measured over predicted latency lately; `spread`: the power
         to which tail over median is raised, by what was seen lately. Each (backends,)."""
-        at = np.minimum(np.maximum(loads, 0.0), LOADS[-1])
+        at = np.minimum(np.maximum(loads, 0.0), np.minimum(LOADS[-1], self._seats[:, 0]))
         low = np.minimum(LOADS.searchsorted(at, side="right") - 1, len(LOADS) - 2)
         weight = ((at - LOADS[low]) / (LOADS[low + 1] - LOADS[low]))[:, None, None]
         factor, busy_with = bias[:, None], at[:, None]
@@ -213,6 +223,17 @@ class LatencyTable:
         widened = self._spread * factor
         median_s = (rows[:, MEDIAN] + extra) * factor
         tail_s = rows[:, TAIL] * factor + extra * widened
+        behind = loads[:, None] + self.branches - self._seats
+        if behind.max() > 0:
+            # The k-th seat is free after k of the others have ended, at the rate at which a full engine ends them:
+            # Erlang's waiting time, its tail by the normal approximation.
+            behind = np.maximum(behind, 0.0)
+            # Corrected upwards only: when a queue begins to grow, what has ended so far ended before it did.
+            slower = np.maximum(factor, 1.0)
+            wait_s = behind * self._turnover * slower
+            median_s = median_s + wait_s
+            tail_s = tail_s + wait_s + self._late * np.sqrt(behind) * self._turnover * slower
+            ttft_s = ttft_s + wait_s / factor
         if spread is not None:
             tail_s = median_s * (tail_s / median_s) ** spread[:, None]
         return Prediction(
@@ -223,6 +244,13 @@ class LatencyTable:
             ttft_s=ttft_s * widened,
             tpot_s=rows[:, TPOT] * widened,
         )
+
+
+def _turnover_s(profile: Profile, traffic: Traffic) -> float:
+    """Seconds between two ends of others' branches on an engine that runs as many as it may."""
+    step, seats = profile.token_time, float(profile.max_num_seqs)
+    token_s = float(step.g_s(seats)) + step.c_kv_s * traffic.context_tokens * seats
+    return traffic.output_tokens * token_s / seats
 
 
 def _prompt_read_s(step: StepTime, branches: np.ndarray) -> np.ndarray:

@@ -60,8 +60,19 @@ class TaskTable:
     @property
     def mean_output_tokens(self) -> float:
         """Of one whole sample: what others run is not known to be anything else."""
+        return float(self._whole.mean()) if self.settings else 0.0
+
+    @property
+    def traffic(self) -> Traffic:
+        """What others' branches look like."""
+        lengths = self._whole if self.settings else np.zeros(1)
+        written = float((lengths**2).mean() / (2 * max(lengths.mean(), 1.0)))
+        return Traffic(self.mean_prompt_tokens, self.mean_output_tokens, written)
+
+    @property
+    def _whole(self) -> np.ndarray:
         whole = [setting for setting in self.settings if setting.branches == 1 and not setting.greedy]
-        return float((whole or self.settings)[0].lengths.mean()) if self.settings else 0.0
+        return (whole or self.settings)[0].lengths
 
 
 @dataclass(slots=True)
@@ -190,9 +201,8 @@ class Served:
         return self._latency[key]
 
     def _build(self, task: str | None, settings: Sequence[Setting]) -> LatencyTable:
-        table = self.table(task)
-        traffic = Traffic(table.mean_prompt_tokens, table.mean_output_tokens)
-        return LatencyTable([backend.profile for backend in self.backends], settings, self.percentile, traffic)
+        profiles, traffic = [backend.profile for backend in self.backends], self.table(task).traffic
+        return LatencyTable(profiles, settings, self.percentile, traffic)
 
     def single_latency_s(self, backend: Backend) -> float:
         """Median seconds of one plain request under the load now: a list look-up, for the pass-through path."""

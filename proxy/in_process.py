@@ -15,6 +15,7 @@ from profiler.simulation.simulated_backend import SimulatedBackend
 from proxy import catalog as catalogs
 from proxy.config import Config, ConfigError, client_api_keys
 from proxy.metrics import Metrics
+from proxy.planner import Chooser, choose
 from proxy.probe import Prober
 from proxy.service import Service
 from proxy.trace import Trace
@@ -259,9 +260,10 @@ async def in_process_service(
     on_trace: Callable[[Trace], None] | None = None,
     few_chunks: bool = False,
     seed: int = 0,
+    chooser: Chooser = choose,
 ) -> Service:
     """A started service on the running loop, whose time is its clock; end it with `aclose`. Several may share a fleet:
-    replicas. Raises ConfigError."""
+    replicas. `chooser`: what plans are chosen by, to compare others with the planner. Raises ConfigError."""
     if config.pooled():
         raise ConfigError(f"{config.pooled()[0].name}: reward and embedding models are not simulated; leave them out")
     loop = asyncio.get_running_loop()
@@ -283,6 +285,7 @@ async def in_process_service(
         api_keys=client_api_keys(config),
         rng=Random(seed),
         clock=loop.time,
+        choose=chooser,
     )
     await prober.start()
     return service

@@ -8,7 +8,7 @@ the plan says so. Among plans that are as good, chance decides where the caller 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -115,6 +115,9 @@ class NoCandidate:
 
     considered: int
     dropped: dict[str, int]
+
+
+Chooser = Callable[[Ask, Sequence[Served], Random], Decision | NoCandidate]
 
 
 @dataclass(frozen=True, slots=True)

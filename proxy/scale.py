@@ -26,7 +26,7 @@ from proxy.errors import (
 )
 from proxy.fanout import Run
 from proxy.generations import Requests
-from proxy.planner import Ask, Decision, NoCandidate, choose
+from proxy.planner import Ask, Decision, NoCandidate
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
 from proxy.quality_watch import Voted
 from proxy.same_answer import Within, text_equivalence
@@ -120,7 +120,7 @@ async def _until_answered(
 
 
 def _decide(service: Service, ask: Ask, models: Sequence[Served], note: str | None, trace: Trace) -> Decision:
-    decision = choose(ask, models, service.rng)
+    decision = service.choose(ask, models, service.rng)
     if isinstance(decision, NoCandidate):
         why = ", ".join(f"{count} {reason}" for reason, count in decision.dropped.items())
         if ask.exclude:

@@ -14,6 +14,7 @@ from proxy import catalog as catalogs
 from proxy.catalog import Catalog
 from proxy.config import Config, client_api_keys
 from proxy.metrics import Metrics
+from proxy.planner import Chooser, choose
 from proxy.probe import Prober
 from proxy.trace_store import TraceStore
 from strategies.answers import MathVerifyPool
@@ -42,7 +43,8 @@ class FinishTime:
 @dataclass(slots=True)
 class Service:
     """`aclose` ends everything that `start` began. `rng`: decides among plans that are as good. `clock`: seconds, not
-    the loop's, which uvloop keeps in whole milliseconds; both count from the same start."""
+    the loop's, which uvloop keeps in whole milliseconds; both count from the same start. `choose`: the planner,
+    but where others are compared with it."""
 
     config: Config
     registry: Registry
@@ -55,6 +57,7 @@ class Service:
     finish_time: FinishTime = field(default_factory=FinishTime)
     rng: Random = field(default_factory=Random)
     clock: Callable[[], float] = time.monotonic
+    choose: Chooser = choose
 
     @classmethod
     async def start(cls, config: Config, registry: Registry | None = None) -> Self:

@@ -103,11 +103,23 @@ def test_on_an_idle_backend_nobody_is_held_up() -> None:
     assert _predict(LatencyTable([_profile(0.1)], SETTINGS, 0.95, TRAFFIC), 0, 300).congestion_s.tolist() == [0, 0, 0]
 
 
-def test_between_grid_loads_it_interpolates_and_beyond_them_it_stays() -> None:
+def test_between_grid_loads_it_interpolates() -> None:
     table = LatencyTable([_profile(0.2)], SETTINGS, 0.95, TRAFFIC)
-    at = {load: _predict(table, load, 300).median_s for load in (12, 14, 16, 512, 9999)}
+    at = {load: _predict(table, load, 300).median_s for load in (12, 14, 16)}
     assert at[14] == pytest.approx((at[12] + at[16]) / 2)
-    assert at[9999] == pytest.approx(at[512])
+
+
+def test_with_every_seat_taken_a_branch_waits_for_as_many_ends_as_there_are_before_it() -> None:
+    profile = _profile(0.2)
+    table, seats = LatencyTable([profile], SETTINGS, 0.95, TRAFFIC), profile.max_num_seqs
+    one = table.branches == 1
+    at = {extra: _predict(table, seats + extra, 300) for extra in (-1, 0, 9)}
+    step_s = profile.token_time.g_s(seats) + profile.token_time.c_kv_s * TRAFFIC.context_tokens * seats
+    turnover_s = TRAFFIC.output_tokens * float(step_s) / seats
+    assert (at[0].median_s > at[-1].median_s)[one].all()
+    assert (at[9].median_s - at[0].median_s)[one] == pytest.approx(9 * turnover_s)
+    assert (at[9].ttft_s - at[0].ttft_s)[one] >= 9 * turnover_s
+    assert (at[9].tail_s - at[-1].tail_s > at[9].median_s - at[-1].median_s)[one].all()
 
 
 @given(st.floats(0, 600), st.floats(0, 600), st.floats(0, 5000), st.sampled_from([0.03, 0.3, 0.7]))

@@ -62,10 +62,9 @@ def served(*backends: Backend, table: tuple[Setting, ...] = SETTINGS) -> list[Se
 
 
 def ask(slo: Slo | None = None, **members: Any) -> Ask:
-    """`pinned`: (strategy, parameters)."""
-    if (pinned := members.get("pinned")) is not None:
-        strategy, params = pinned
-        members["pinned"] = Pinned(strategy, params, params.get("n", 1))
+    """`pinned`: as (strategy, parameters)."""
+    if isinstance(given := members.get("pinned"), tuple):
+        members["pinned"] = Pinned(given[0], given[1], given[1].get("n", 1))
     plain = {"slo": slo or Slo(), "task": None, "prompt_tokens": 0, "max_tokens": None, "greedy": False}
     return Ask(**{**plain, **members})
 

@@ -234,7 +234,7 @@ def test_chance_only_decides_among_plans_as_good_as_the_first(fleet: Any, slo: S
 @given(BACKENDS, SLOS)
 def test_strict_refuses_exactly_where_nothing_is_feasible(fleet: Any, slo: Slo) -> None:
     models, asked = models_of(fleet), ask(replace(slo, strict=True))
-    service = cast(Service, SimpleNamespace(rng=Random(0)))
+    service = cast(Service, SimpleNamespace(rng=Random(0), choose=choose))
     trace = Trace(id="t", received_at=0.0, path="/v1/chat/completions")
     if any(not limits for _, limits in rank(asked, models)):
         assert _decide(service, asked, models, None, trace).feasible
