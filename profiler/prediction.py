@@ -204,6 +204,16 @@ class LatencyTable:
         for s, setting in enumerate(settings):
             self._tabulated[..., s] = rows.of(setting)
         self.idle_busy_s = self._tabulated[of, 0, SHARE]
+        self._cut = _cut_curves(settings)
+
+    def lower_within(self, tokens: np.ndarray) -> np.ndarray | None:
+        """Lower bound of the accuracy where branches are cut after so many tokens, (backends, settings) as `tokens`; 0
+        where that was not derived, None where it was for no setting."""
+        if self._cut is None:
+            return None
+        grid, lower = self._cut
+        found: np.ndarray = lower[np.arange(lower.shape[0]), grid.searchsorted(tokens, side="right")]
+        return found
 
     def predict(
         self, loads: np.ndarray, prompt_tokens: float, bias: np.ndarray, spread: np.ndarray | None = None
@@ -244,6 +254,21 @@ class LatencyTable:
             ttft_s=ttft_s * widened,
             tpot_s=rows[:, TPOT] * widened,
         )
+
+
+def _cut_curves(settings: Sequence[Setting]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Token budgets, ascending, and per setting the accuracy's lower bound within each, after that of less than the
+    first: (budgets,), (settings, budgets + 1)."""
+    known = [setting.budget for setting in settings if setting.budget is not None and not setting.later]
+    if not known:
+        return None
+    grid = np.unique(np.concatenate([np.array(budget.tokens) for budget in known]))
+    lower = np.zeros((len(settings), len(grid) + 1))
+    for row, setting in zip(lower, settings, strict=True):
+        if setting.budget is not None and not setting.later:
+            at = np.searchsorted(setting.budget.tokens, grid, side="right")
+            row[1:] = np.minimum(np.array([0.0, *setting.budget.accuracy_lower])[at], setting.accuracy_lower)
+    return grid, lower
 
 
 def _turnover_s(profile: Profile, traffic: Traffic) -> float:

@@ -19,6 +19,7 @@ HEALTH_EVERY_S = 1.0
 LOAD_EVERY_S = 0.5
 PROBE_TIMEOUT_S = 2.0
 ASK_AGAIN_S = 5.0  # where it could not be found out what an engine can
+POOLED_LATE_LOOKS = 10  # a model that scores long answers may hold up its own server for seconds
 LATE_LOOKS = 2  # an engine under full load may answer one look late; refused or a bad status counts at once
 
 
@@ -26,10 +27,16 @@ class Prober:
     """Owns its tasks: started by `start`, ended and awaited by `aclose`."""
 
     def __init__(
-        self, backends: Iterable[Backend], *, period_s: float = LOAD_EVERY_S, ask_capabilities: bool = True
+        self,
+        backends: Iterable[Backend],
+        *,
+        period_s: float = LOAD_EVERY_S,
+        ask_capabilities: bool = True,
+        late_looks: int = LATE_LOOKS,
     ) -> None:
         self._backends = list(backends)
         self._ask_capabilities = ask_capabilities
+        self._late_looks = late_looks
         self._period_s = period_s
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -45,7 +52,7 @@ class Prober:
         asking: asyncio.Task[None] | None = None  # beside: a busy engine may take long to say what it can
         try:
             while True:
-                await probe(backend)
+                await probe(backend, late_looks=self._late_looks)
                 unknown = self._ask_capabilities and backend.capabilities is None and backend.health.serving
                 if unknown and (asking is None or asking.done()):
                     asking = asyncio.create_task(_ask(backend))
@@ -61,14 +68,14 @@ async def _ask(backend: Backend) -> None:
         await asyncio.sleep(ASK_AGAIN_S)
 
 
-async def probe(backend: Backend, timeout_s: float = PROBE_TIMEOUT_S) -> None:
+async def probe(backend: Backend, timeout_s: float = PROBE_TIMEOUT_S, late_looks: int = LATE_LOOKS) -> None:
     """One look at one backend, over its own pool: what is probed is what requests will meet."""
     try:
         status, _ = await fetch(backend.pool, backend.get("/health"), timeout_s)
         problem = None if status == 200 else f"/health answered {status}"
     except TimeoutError as error:
         backend.health.late += 1
-        if backend.health.late >= LATE_LOOKS:
+        if backend.health.late >= late_looks:
             _note_health(backend, f"/health: {error}, {backend.health.late} times in a row")
         return
     except UpstreamError as error:

@@ -261,9 +261,8 @@ def _learn(executed: Executed, percentile: float) -> None:
     known = plan.single_wave or not plan.predicted.prior  # waves that nobody measured are guessed
     if run.branches and not run.failed and known:
         predicted = plan.predicted
-        forecast = Forecast(
-            predicted.median_ms / 1e3, predicted.latency_ms / 1e3, percentile, predicted.bias, predicted.spread
-        )
+        tail_ms = predicted.uncut_ms or predicted.latency_ms
+        forecast = Forecast(predicted.median_ms / 1e3, tail_ms / 1e3, percentile, predicted.bias, predicted.spread)
         took_s = executed.decided_at - run.branches[0].started_at
         plan.backend.correction.observe(took_s, forecast, cut=run.cut_by_deadline)
 
@@ -285,7 +284,9 @@ def _slo_status(call: Call, executed: Executed, latency_ms: float, trace: Trace)
     dear = slo.cost_usd is not None and trace.cost_usd is not None and trace.cost_usd > slo.cost_usd
     if late or dear:
         return "missed"
-    return "degraded" if executed.run.cut_by_deadline or not executed.decision.feasible else "met"
+    planned = executed.decision.plan.predicted.cut and bool(executed.run.finished)
+    cut_short = executed.run.cut_by_deadline and not planned
+    return "degraded" if cut_short or not executed.decision.feasible else "met"
 
 
 def _usage(executed: Executed, trace: Trace, status: str) -> reply.Usage:

@@ -15,7 +15,7 @@ from proxy.catalog import Catalog
 from proxy.config import Config, client_api_keys
 from proxy.metrics import Metrics
 from proxy.planner import Chooser, choose
-from proxy.probe import Prober
+from proxy.probe import POOLED_LATE_LOOKS, Prober
 from proxy.trace_store import TraceStore
 from strategies.answers import MathVerifyPool
 from strategies.registry import Registry
@@ -67,7 +67,7 @@ class Service:
         catalog = catalogs.build(config, registry, time.monotonic)
         traces = TraceStore(config.traces.path, config.traces.queue_size)
         await asyncio.to_thread(traces.start)
-        probers = Prober(catalog.backends), Prober(catalog.pooled, ask_capabilities=False)
+        probers = Prober(catalog.backends), Prober(catalog.pooled, ask_capabilities=False, late_looks=POOLED_LATE_LOOKS)
         for prober in probers:
             await prober.start()
         metrics = Metrics(catalog.backends, traces, catalog.served.values())

@@ -18,6 +18,7 @@ from profiler.runs import Run, Span, waves_of
 from profiler.tasks import Task, TaskQuestion
 
 TRACE_WAIT_S = 5.0
+TRIES = 5
 
 
 class AskFailed(Exception):
@@ -126,9 +127,13 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
     }
     if asking.max_tokens is not None:
         body["max_tokens"] = asking.max_tokens
-    began = time.perf_counter()
-    response = await client.post("/v1/chat/completions", json=body)
-    latency_ms = (time.perf_counter() - began) * 1e3
+    for attempt in range(TRIES):
+        began = time.perf_counter()
+        response = await client.post("/v1/chat/completions", json=body)
+        latency_ms = (time.perf_counter() - began) * 1e3
+        if response.status_code != 503:
+            break
+        await asyncio.sleep(attempt + 1.0)  # an engine or a reward model that does not serve now
     if response.status_code != 200:
         raise AskFailed(f"{key_of(setting)}: the proxy answered {response.status_code}: {response.text[:300]}")
     answer = response.json()

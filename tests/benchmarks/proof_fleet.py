@@ -28,8 +28,8 @@ from strategies.registry import Registry
 
 SHIPPED = Path(profiler.__file__).parent / "profiles"
 POOLS = Path(profiler.__file__).parent / "tinymath" / "quality"
-LENGTH_FACTOR = 8  # tinymath's answers are short: this long, they take a large model seconds, as reasoning does
-MAX_NUM_SEQS = 16  # what an operator sets where latency counts
+LENGTH_FACTOR = 4  # tinymath's answers are short: this long, they take a large model seconds, as reasoning does
+MAX_NUM_SEQS = 64
 GPU_HOUR_USD = 3.0
 ANY, LARGE, SMALL = "any", "large", "small"
 POOL_OF = {LARGE: "tinymath-m", SMALL: "tinymath-s"}
@@ -194,8 +194,8 @@ def _backend(kind: EngineKind, folder: Path, suffix: str) -> dict[str, Any]:
 
 CLASSES = (
     ClassConfig(name="interactive", share=0.5, slo=SloConfig(latency_ms=12_000)),
-    ClassConfig(name="careful", share=0.3, slo=SloConfig(latency_ms=25_000, quality=0.75)),
-    ClassConfig(name="batch", share=0.2, slo=SloConfig(latency_ms=60_000, quality=0.77, objective="cost")),
+    ClassConfig(name="careful", share=0.3, slo=SloConfig(latency_ms=25_000, quality=0.50)),
+    ClassConfig(name="batch", share=0.2, slo=SloConfig(latency_ms=60_000, quality=0.60, objective="cost")),
 )
 
 
@@ -209,8 +209,8 @@ class Load:
     high_s: float
 
 
-FULL = Load(low=4, high=24, low_s=45, high_s=45)
-QUICK = Load(low=4, high=24, low_s=10, high_s=10)
+FULL = Load(low=4, high=22, low_s=40, high_s=40)
+QUICK = Load(low=4, high=22, low_s=10, high_s=10)
 PROCESSES = {"poisson": None, "bursty": 3.0}  # coefficient of variation of the gaps
 
 
