@@ -209,7 +209,7 @@ class Load:
     high_s: float
 
 
-FULL = Load(low=4, high=22, low_s=40, high_s=40)
+FULL = Load(low=4, high=22, low_s=25, high_s=25)
 QUICK = Load(low=4, high=22, low_s=10, high_s=10)
 PROCESSES = {"poisson": None, "bursty": 3.0}  # coefficient of variation of the gaps
 
