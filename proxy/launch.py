@@ -71,9 +71,8 @@ class Machine:
 
     def contention(self, config: Config) -> str | None:
         """What this machine cannot show, in a sentence; None where every rank has its own core or GPU."""
-        started = [
-            backend for backend in config.backends() if backend.launch and backend.name not in self.left_out(config)
-        ]
+        launched = [*config.backends(), *(one.as_backend for one in config.pooled())]
+        started = [backend for backend in launched if backend.launch and backend.name not in self.left_out(config)]
         ranks = [backend.tensor_parallel_size for backend in started]
         have, what = (self.gpus, "GPU") if self.gpus else (len(self.cores), "cores")
         if self.gpus >= sum(ranks) or (not self.gpus and cores_suffice(ranks, self.cores)):

@@ -30,23 +30,26 @@ def test_the_demo_fleet_becomes_vllm_commands(tmp_path: Path) -> None:
     assert "--tensor-parallel-size 2" in " ".join(made["s-tp2"].command)
     assert made["s-tp2"].env["VLLM_CPU_OMP_THREADS_BIND"] == "1|0"
     assert all(spec.cores is None for spec in made.values())
-    assert len({spec.url for spec in made.values()}) == 4
+    assert len({spec.url for spec in made.values()}) == 6
+    assert "--runner pooling" in " ".join(made["orm"].command)
 
 
 def test_with_cores_enough_an_engine_keeps_to_its_own_and_those_of_the_rest(tmp_path: Path) -> None:
-    made = {spec.backend: spec for spec in specs(DEMO, "py", tmp_path, Machine(cores=tuple(range(8))))}
+    made = {spec.backend: spec for spec in specs(DEMO, "py", tmp_path, Machine(cores=tuple(range(10))))}
     assert {name: spec.cores for name, spec in made.items()} == {
         "m-tp1": {0, 1, 2},
         "s-tp1": {0, 1, 3},
         "s-ngram": {0, 1, 4},
         "s-tp2": {0, 1, 5, 6},
+        "orm": {0, 1, 7},
+        "prm": {0, 1, 8},
     }
 
 
 def test_on_one_gpu_the_two_rank_engine_is_left_out_and_the_others_share(tmp_path: Path) -> None:
     machine = Machine(cores=tuple(range(16)), gpus=1)
     made = {spec.backend: spec for spec in specs(DEMO, "py", tmp_path, machine)}
-    assert set(made) == {"m-tp1", "s-tp1", "s-ngram"}
+    assert set(made) == {"m-tp1", "s-tp1", "s-ngram", "orm", "prm"}
     assert {spec.env["CUDA_VISIBLE_DEVICES"] for spec in made.values()} == {"0"}
     assert machine.left_out(DEMO) == {"s-tp2": "2 ranks, but this machine has 1 GPU"}
 
@@ -54,7 +57,7 @@ def test_on_one_gpu_the_two_rank_engine_is_left_out_and_the_others_share(tmp_pat
 def test_on_many_gpus_every_rank_has_its_own(tmp_path: Path) -> None:
     machine = Machine(cores=tuple(range(16)), gpus=8)
     made = {spec.backend: spec.env["CUDA_VISIBLE_DEVICES"] for spec in specs(DEMO, "py", tmp_path, machine)}
-    assert made == {"m-tp1": "0", "s-tp1": "1", "s-ngram": "2", "s-tp2": "3,4"}
+    assert made == {"m-tp1": "0", "s-tp1": "1", "s-ngram": "2", "s-tp2": "3,4", "orm": "5", "prm": "6"}
     assert machine.contention(DEMO) is None
 
 
