@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from profiler.votes import Sample
 from strategies.base import Shape
 
 SCHEMA = 2
+T = TypeVar("T")
 DRAWS = 128
 
 
@@ -152,7 +153,12 @@ def write(quality: Quality, path: Path) -> None:
 
 
 def read_samples(path: Path) -> Iterator[StoredQuestion]:
-    """Lines of a samples file; a last line cut short by an interruption is left out."""
+    """Lines of a samples file, none where there is no file. Raises QualityError."""
+    return read_lines(path, StoredQuestion)
+
+
+def read_lines(path: Path, kind: type[T]) -> Iterator[T]:
+    """A file of JSON lines; a last line cut short by an interruption is left out. Raises QualityError."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -160,6 +166,6 @@ def read_samples(path: Path) -> Iterator[StoredQuestion]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield msgspec.json.decode(line, type=StoredQuestion)
+                yield msgspec.json.decode(line, type=kind)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise QualityError(f"{path}:{number}: {error}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from profiler.quality_file import DRAWS, Curve, QualityError, bootstrap_lower
+from profiler.quality_file import DRAWS, Curve, bootstrap_lower, read_lines
 
 LEAST_QUESTIONS = 20  # fewer say nothing that a plan should rest on
 
@@ -57,17 +57,8 @@ def path_beside(table: Path) -> Path:
 
 
 def read(path: Path) -> Iterator[Run]:
-    """Lines of a runs file; a last line cut short by an interruption is left out. Raises QualityError."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield msgspec.json.decode(line, type=Run)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise QualityError(f"{path}:{number}: {error}") from error
+    """Lines of a runs file, none where there is no file. Raises QualityError."""
+    return read_lines(path, Run)
 
 
 def by_setting(runs: Iterable[Run]) -> list[list[Run]]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from profiler.loadtest.statistics import share
 from profiler.runs import Run, by_setting
 
-_Z = NormalDist().inv_cdf(0.975)
 VOTING = "self-consistency"
 
 
@@ -35,7 +33,8 @@ class Row:
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> Row:
-        accuracy = float(np.mean([run.correct for run in runs]))
+        accuracy = share(sum(run.correct for run in runs), len(runs))
+        assert accuracy is not None  # a setting has runs
         latency = [run.latency_ms for run in runs]
         costs = [run.cost_usd for run in runs if run.cost_usd is not None]
         return cls(
@@ -43,8 +42,9 @@ class Row:
             runs[0].params,
             runs[0].greedy,
             len(runs),
-            accuracy,
-            *wilson(accuracy, len(runs)),
+            accuracy.value,
+            accuracy.lower,
+            accuracy.upper,
             float(np.median(latency)),
             float(np.quantile(latency, 0.95)),
             float(np.mean([run.tokens for run in runs])),
@@ -55,16 +55,6 @@ class Row:
     def name(self) -> str:
         told = ", ".join(f"{key}={value}" for key, value in self.params.items())
         return f"{self.strategy}{' (greedy)' if self.greedy else ''}{f': {told}' if told else ''}"
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95% interval of a share of `count` (Wilson, 1927), 0 to 1."""
-    if not count:
-        return 0.0, 1.0
-    middle = share + _Z**2 / (2 * count)
-    spread = _Z * sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    scale = 1 + _Z**2 / count
-    return (middle - spread) / scale, (middle + spread) / scale
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:

@@ -112,8 +112,8 @@ async def ask_all(
 
 def key_of(setting: Setting) -> str:
     """One text per setting, as the client gave it."""
-    told = ",".join(f"{name}={value}" for name, value in sorted(setting.params.items()))
-    return f"{setting.strategy}:{told}{':greedy' if setting.greedy else ''}"
+    told = [f"{name}={value}" for name, value in sorted(setting.params.items())] + ["greedy"] * setting.greedy
+    return f"{setting.strategy}{':' if told else ''}{','.join(told)}"
 
 
 async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion, setting: Setting) -> Run:

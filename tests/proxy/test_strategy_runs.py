@@ -1,0 +1,57 @@
+"""Strategies are run through a proxy on labelled questions, each setting in turn, and every request is kept."""
+
+from __future__ import annotations
+
+import pytest
+from http_rig import Fleet
+from scripted_backend import answers, says
+
+from profiler.tasks import Task, TaskQuestion
+from proxy.strategy_runs import AskFailed, Asking, Setting, ask_all, key_of
+
+TASK = Task("sums", "math", (TaskQuestion(question="2 + 2?", answer="4"), TaskQuestion(question="2 + 3?", answer="5")))
+
+
+def test_a_setting_is_written_as_a_name_with_its_parameters() -> None:
+    assert Setting.parse("best-of-n:n=8,scorer=reward") == Setting("best-of-n", {"n": 8, "scorer": "reward"})
+    assert Setting.parse("none:greedy") == Setting("none", {}, greedy=True)
+    assert Setting.parse("cascade:agreement=0.7") == Setting("cascade", {"agreement": 0.7})
+    with pytest.raises(ValueError, match="NAME:key=value"):
+        Setting.parse("best-of-n:8")
+
+
+async def test_every_question_is_asked_with_every_setting_and_marked(fleet: Fleet) -> None:
+    backend, proxy = await fleet.one()
+    backend.otherwise = says("\\boxed{4}")
+    settings = [Setting.parse("none"), Setting.parse("self-consistency:n=2,stop=all")]
+
+    found = [run async for run in ask_all(Asking(proxy.url, "m", TASK), settings)]
+
+    told = [(run.question, run.strategy, run.correct) for run in found]
+    assert told == [
+        ("2 + 2?", "none", True),
+        ("2 + 2?", "self-consistency", True),
+        ("2 + 3?", "none", False),
+        ("2 + 3?", "self-consistency", False),
+    ]
+    vote = found[1]
+    assert (len(vote.waves), len(vote.waves[0]), sum(vote.waves[0])) == (1, 2, vote.tokens)
+    assert vote.cost_usd and vote.params["n"] == 2 and vote.backend == "a"
+
+
+async def test_what_was_asked_before_is_not_asked_again(fleet: Fleet) -> None:
+    backend, proxy = await fleet.one()
+    setting = Setting.parse("none")
+    done = frozenset({("2 + 2?", key_of(setting))})
+
+    found = [run.question async for run in ask_all(Asking(proxy.url, "m", TASK), [setting], done)]
+
+    assert found == ["2 + 3?"] and len(backend.generations) == 1
+
+
+async def test_an_error_says_which_setting_and_what_the_proxy_said(fleet: Fleet) -> None:
+    backend, proxy = await fleet.one()
+    backend.otherwise = answers(400, b'{"error": {"message": "too long"}}')
+
+    with pytest.raises(AskFailed, match=r"none: the proxy answered 400.*too long"):
+        _ = [run async for run in ask_all(Asking(proxy.url, "m", TASK), [Setting.parse("none")])]
