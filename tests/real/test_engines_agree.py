@@ -18,7 +18,7 @@ from profiler.tasks import load_task
 from proxy.bench import EngineBench
 from proxy.slo_table import is_correct
 
-QUESTIONS = 40
+QUESTIONS = 24
 SAMPLES = 4
 PARALLEL = 8
 LIMIT_Z = 3.5  # two-sided chance of a false alarm: 1 in 2,000
@@ -53,7 +53,7 @@ def _z(right: int, pool: list[StoredQuestion], samples: int) -> float:
 
 @pytest.mark.parametrize(
     ("bench", "model"),
-    [("s-tp1", "tinymath-s"), ("s-tp2", "tinymath-s"), ("m-tp1", "tinymath-m")],
+    [("s-tp1", "tinymath-s"), ("m-tp1", "tinymath-m")],
     indirect=["bench"],
 )
 async def test_sampling_on_each_engine_is_as_right_as_the_table(bench: EngineBench, model: str) -> None:
@@ -65,7 +65,7 @@ async def test_sampling_on_each_engine_is_as_right_as_the_table(bench: EngineBen
 
 @pytest.mark.parametrize(
     ("bench", "model"),
-    [("s-tp1", "tinymath-s"), ("s-ngram", "tinymath-s"), ("s-tp2", "tinymath-s"), ("m-tp1", "tinymath-m")],
+    [("s-tp1", "tinymath-s"), ("s-ngram", "tinymath-s"), ("m-tp1", "tinymath-m")],
     indirect=["bench"],
 )
 async def test_greedy_on_each_engine_is_as_right_as_the_table(bench: EngineBench, model: str) -> None:

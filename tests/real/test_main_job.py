@@ -101,8 +101,8 @@ def test_greedy_requests_may_use_the_speculative_engine_and_sampled_ones_never(p
         view = httpx.post(f"{proxy_url}/v1/plan", json=body, headers=LOOSE).json()
         return {row["backend"] for row in view["candidates"]}
 
-    assert usable(0) == {"s-tp1", "s-ngram", "s-tp2"}
-    assert usable(None) == usable(1.0) == {"s-tp1", "s-tp2"}
+    assert usable(0) == {"s-tp1", "s-ngram"}
+    assert usable(None) == usable(1.0) == {"s-tp1"}
 
 
 def test_pass_through_is_upstreams_answer(client: OpenAI) -> None:

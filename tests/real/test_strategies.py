@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import yaml
 from conftest import running_on, serving, until_idle
 from cutting_relay import CuttingRelay
 from openai import OpenAI
@@ -75,11 +76,17 @@ def relay(config: Config) -> Iterator[CuttingRelay]:
 
 @pytest.fixture(scope="session")
 def relayed_url(fleet: Path, config: Config, relay: CuttingRelay) -> Iterator[str]:
-    """A second proxy, which reaches that engine through the relay."""
-    target = next(backend.url for backend in config.backends() if backend.name == "s-tp1")
-    text = fleet.read_text().replace(target, f"http://127.0.0.1:{relay.port}")
+    """A second proxy, which reaches that engine through the relay, and, dearer, directly: where a lone branch fails
+    there is somewhere else to go."""
+    relayed = yaml.safe_load(fleet.read_text())
+    relayed["server"]["port"] = 8220
+    relayed["traces"]["path"] = str(fleet.with_name("relayed.db"))
+    model = next(model for model in relayed["models"] if model["name"] == MODEL)
+    through = next(backend for backend in model["backends"] if backend["name"] == "s-tp1")
+    model["backends"].append({**through, "name": "s-direct", "gpu_hour_usd": 1.0})
+    through["url"] = f"http://127.0.0.1:{relay.port}"
     path = fleet.with_name("relayed.yaml")
-    path.write_text(text.replace("port: 8200", "port: 8220").replace("traces.db", "relayed.db"))
+    path.write_text(yaml.safe_dump(relayed))
     with serving(path, "http://127.0.0.1:8220") as url:
         yield url
 
@@ -145,7 +152,7 @@ def test_a_client_that_leaves_takes_everything_with_it(proxy_url: str, config: C
 def _all_idle(config: Config) -> None:
     import asyncio
 
-    urls = [backend.url for backend in config.backends() if backend.name in ("s-tp1", "m-tp1", "s-tp2")]
+    urls = [backend.url for backend in config.backends() if backend.name in ("s-tp1", "m-tp1")]
 
     async def idle() -> None:
         for url in urls:
