@@ -205,6 +205,7 @@ class LatencyTable:
             self._tabulated[..., s] = rows.of(setting)
         self.idle_busy_s = self._tabulated[of, 0, SHARE]
         self._cut = _cut_curves(settings)
+        self.needs = frozenset[Need]().union(*(setting.needs for setting in settings))  # of any of them
 
     def lower_within(self, tokens: np.ndarray) -> np.ndarray | None:
         """Lower bound of the accuracy where branches are cut after so many tokens, (backends, settings) as `tokens`; 0

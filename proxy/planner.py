@@ -17,6 +17,7 @@ import numpy as np
 
 from profiler.prediction import LatencyTable, Prediction, Setting
 from proxy.backend import Backend
+from proxy.capabilities import ENGINE_NEEDS
 from proxy.catalog import MODEL_NEEDS, Served
 from proxy.controls import Slo
 from proxy.ties import LATENCY_TIE, one_of
@@ -180,7 +181,8 @@ class Candidates:
         alive = usable[:, None] & allowed
         if not allowed.any() and ask.pinned is not None:
             self.dropped["needs-unserved"] = self.dropped.get("needs-unserved", 0) + len(backends)
-        able = served.able(settings, unless_known=ask.pinned is not None)
+        engine_needs = table.needs & ENGINE_NEEDS.keys()
+        able = served.able(settings, unless_known=ask.pinned is not None) if engine_needs else None
         if able is not None:
             if unable := int(np.count_nonzero(alive & ~able)):
                 self.dropped["incapable"] = self.dropped.get("incapable", 0) + unable
