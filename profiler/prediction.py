@@ -116,8 +116,9 @@ class Setting:
         return replace(self, later=(self.lengths,) * (waves - 1))
 
     def renamed(self, strategy: str) -> Setting:
-        """The same work under another strategy's name: an estimate for one that was never measured."""
-        return replace(self, strategy=strategy, prior=True)
+        """The same work under another strategy's name: an estimate for one that was never measured. What a cut leaves
+        of it is not known: it need not be a vote."""
+        return replace(self, strategy=strategy, prior=True, budget=None)
 
     def with_branches(self, branches: int, params: dict[str, Any]) -> Setting:
         """An estimate for a number of branches that was not measured: each draw's lengths spread over as many."""

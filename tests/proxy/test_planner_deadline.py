@@ -47,3 +47,8 @@ def test_a_demanded_quality_holds_for_what_the_cut_leaves() -> None:
     missed = decide(ask(Slo(latency_ms=1300, quality=0.75)), table=TABLE)
     assert (met.feasible, missed.feasible) == (True, False)
     assert missed.gave_up == ("quality",)
+
+
+def test_a_strategy_that_was_never_measured_does_not_inherit_what_a_cut_leaves_of_a_vote() -> None:
+    decision = decide(ask(Slo(latency_ms=1300), pinned=("theirs", {"n": 16})), table=TABLE)
+    assert (decision.feasible, decision.plan.predicted.cut) == (False, False)
