@@ -352,7 +352,7 @@ def _set(data: dict[str, Any], loc: Loc, value: Any, variable: str) -> None:
 
 
 def _resolve_paths(config: Config, folder: Path) -> Config:
-    """Paths in the file are relative to the file; a launch model that is a folder there is one too."""
+    """Paths in the file are relative to the file; a launch or draft model that is a folder there is one too."""
 
     def fix(path: Path | None) -> Path | None:
         return None if path is None else folder / path
@@ -364,6 +364,7 @@ def _resolve_paths(config: Config, folder: Path) -> Config:
                 update={
                     "profile": fix(backend.profile),
                     "launch": _resolve_launch(backend.launch, folder),
+                    "speculative": _resolve_draft(backend.speculative, folder),
                 }
             )
             for backend in model.backends
@@ -408,3 +409,11 @@ def _launched_folder(backends: list[BackendConfig]) -> Path | None:
         if backend.launch is not None and (Path(backend.launch.model) / "tokenizer.json").is_file():
             return Path(backend.launch.model)
     return None
+
+
+def _resolve_draft(speculative: dict[str, Any] | None, folder: Path) -> dict[str, Any] | None:
+    """vLLM's own speculative config; its draft `model` may be a folder, as a launch's may."""
+    draft = (speculative or {}).get("model")
+    if not isinstance(draft, str) or not (folder / draft).is_dir():
+        return speculative
+    return {**(speculative or {}), "model": str((folder / draft).resolve())}

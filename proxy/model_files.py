@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import msgspec
+
 from profiler import profile_file
 from proxy.config import BackendConfig, ConfigError
+from proxy.engine_flags import flag
 from proxy.tokenizer_json import UnsupportedTokenizer
 from proxy.tokens import SharedBpes, TokenCounter
 
@@ -33,7 +36,7 @@ class ModelFiles:
                 self._profiles[path] = profile_file.read(path)
             except profile_file.ProfileError as error:
                 raise ConfigError(f"backend {backend.name}: {error}") from error
-        return self._profiles[path]
+        return _as_launched(self._profiles[path], backend)
 
     def counter(self, folder: Path | None) -> TokenCounter | None:
         """None where the backend's own /tokenize has to count."""
@@ -43,3 +46,11 @@ class ModelFiles:
             return TokenCounter.from_folder(folder, self._bpes)
         except UnsupportedTokenizer:
             return None
+
+
+def _as_launched(profile: profile_file.Profile, backend: BackendConfig) -> profile_file.Profile:
+    """An engine that is started with other seats than it was measured with has those."""
+    seats = flag(backend, "max-num-seqs")
+    if seats is None or int(seats) == profile.max_num_seqs:
+        return profile
+    return msgspec.structs.replace(profile, max_num_seqs=int(seats))

@@ -7,7 +7,8 @@ of (engine, N, load): the predicted median against the measured one; over all: t
 predicted p95. Three times: as the profile has it, without the online correction (its bias and spread are in the traces
 and taken out); at the machine's pace, for which a few of the profile's cells are measured again before and after every
 cell, as `profile --check` does: on shared cores it changes by a fifth within minutes, which no predictor foresees; and
-with the online correction, as it is served. `--together` runs all engines and clients at once instead.
+with the online correction, as it is served. `--together` runs all engines and clients at once instead; `--apart`
+takes the named engines, which run already and each have a GPU of their own, side by side.
 
 Reports to the terminal and to build/bench/prediction.md. The configured profiles are used; `--profile 90s` measures
 each engine's anew right before. `--more` adds to the requests of the runs before, and reports on all of them.
@@ -29,6 +30,7 @@ from pathlib import Path
 
 import httpx
 from bench_fleet import OUT, ROOT, engine, proxy
+from prediction_apart import alone
 
 from profiler.tasks import load_task
 from proxy.backend import open_backend
@@ -216,28 +218,44 @@ async def others(model: str, backend: BackendConfig, count: int) -> AsyncIterato
 async def one_engine(
     args: argparse.Namespace, config: Config, model: ModelConfig, backend: BackendConfig, say: Record
 ) -> None:
-    greedy = backend.sampling == "greedy"
     async with Engines(engine(config, model, backend, args.engine_python)) as engines:
         await engines.start(print)
-        if args.profile:
-            await profile_fleet(config, backend.name, budget_s=Duration().convert(args.profile, None, None))
-        async with (
-            proxy(args.config, config) as url,
-            contextlib.aclosing(Client(url, questions(args.requests + 1))) as client,
-        ):
-            pace = await machine_pace(model, backend)
-            for count in (0, OTHERS):
-                for n in SIZES[:1] if greedy else SIZES:
-                    cell = []
-                    async with others(model.name, backend, count):
-                        await client.ask(model.name, n, count, greedy=greedy)  # not counted: the first of its kind
-                        for _ in range(args.requests):
-                            cell.append(await client.ask(model.name, n, count, greedy=greedy))
-                    before, pace = pace, await machine_pace(model, backend)
-                    cell = [replace(request, pace=math.sqrt(before * pace)) for request in cell]
-                    for request in cell:
-                        say(request)
-                    print(Cell(cell).row(), flush=True)
+        await running_engine(args, args.config, config, model, backend, say)
+
+
+async def running_engine(
+    args: argparse.Namespace, path: Path, config: Config, model: ModelConfig, backend: BackendConfig, say: Record
+) -> None:
+    greedy = backend.sampling == "greedy"
+    if args.profile:
+        await profile_fleet(config, backend.name, budget_s=Duration().convert(args.profile, None, None))
+    async with (
+        proxy(path, config) as url,
+        contextlib.aclosing(Client(url, questions(args.requests + 1))) as client,
+    ):
+        pace = await machine_pace(model, backend)
+        for count in (0, OTHERS):
+            for n in SIZES[:1] if greedy else SIZES:
+                cell = []
+                async with others(model.name, backend, count):
+                    await client.ask(model.name, n, count, greedy=greedy)  # not counted: the first of its kind
+                    for _ in range(args.requests):
+                        cell.append(await client.ask(model.name, n, count, greedy=greedy))
+                before, pace = pace, await machine_pace(model, backend)
+                cell = [replace(request, pace=math.sqrt(before * pace)) for request in cell]
+                for request in cell:
+                    say(request)
+                print(Cell(cell).row(), flush=True)
+
+
+async def side_by_side(args: argparse.Namespace, say: Record) -> None:
+    """One that fails takes none of the others with it."""
+    found = await asyncio.gather(
+        *(running_engine(args, *own, say) for own in alone(args.config, args.apart.split(","))), return_exceptions=True
+    )
+    for error in found:
+        if isinstance(error, BaseException):
+            print(f"an engine's measurement failed: {error!r}", flush=True)
 
 
 async def machine_pace(model: ModelConfig, backend: BackendConfig) -> float:
@@ -291,7 +309,10 @@ async def run(args: argparse.Namespace) -> None:
     record = Record(OUT / ("prediction-together.jsonl" if args.together else "prediction.jsonl"), more=args.more)
     if args.together:
         await all_engines(args, config, record)
-    for model in [] if args.together else [model for model in config.models if model.backends]:
+    if args.apart:
+        await side_by_side(args, record)
+    started = [] if args.together or args.apart else [model for model in config.models if model.backends]
+    for model in started:
         for backend in model.backends:
             if args.only is None or backend.name in args.only.split(","):
                 await one_engine(args, config, model, backend, record)
@@ -310,6 +331,7 @@ def main() -> None:
     parser.add_argument("--profile", metavar="BUDGET", help="measure each engine's profile first, for so long: 90s")
     parser.add_argument("--only", help="names of backends, with commas")
     parser.add_argument("--together", action="store_true")
+    parser.add_argument("--apart", metavar="NAMES", help="engines that run already, each on a GPU of its own")
     parser.add_argument("--more", action="store_true", help="keep the requests of earlier runs and report on all")
     asyncio.run(run(parser.parse_args()))
 
