@@ -30,7 +30,12 @@ QUICK_FIXED = tuple(
 
 Cell = tuple[str, str, int]  # policy, arrivals, seed
 OTHER_SEEDS = (2, 3)  # other arrivals, questions and samples, for those that the bars compare
-AGAIN = (runs.PARETOPROXY, "least-loaded large none", "least-loaded any none")
+AGAIN = (
+    runs.PARETOPROXY,
+    "least-loaded any self-consistency:8",
+    "prefix-affine any self-consistency:8",
+    "least-loaded any none",
+)
 
 
 def main() -> None:
@@ -39,7 +44,7 @@ def main() -> None:
     folder = BUILD / (told.folder or ("quick" if told.quick else "full"))
     world = runs.World(folder, fleets.write_fleet(folder), fleets.QUICK if told.quick else fleets.FULL)
     fixed = QUICK_FIXED if told.quick else tuple(runs.FIXED)
-    policies = (runs.PARETOPROXY, runs.CLAIRVOYANT, *runs.SLO_AWARE, *runs.ABLATIONS, *fixed)
+    policies = (runs.PARETOPROXY, runs.CLAIRVOYANT, *runs.SLO_AWARE, *runs.BY_DEADLINE, *runs.ABLATIONS, *fixed)
     processes = ("poisson",) if told.quick else tuple(fleets.PROCESSES)
     cells = [(policy, process, 1) for policy in policies for process in processes]
     if not told.quick:
@@ -84,13 +89,16 @@ def _print(world: runs.World, told: argparse.Namespace) -> None:
         right = {name: _accuracy(ran, name) for name in one.attainment}
         told_of = " ".join(f"{name[:3]} {share:.3f}" for name, share in right.items())
         mean_n = f"N {one.mean_n:.1f} large {one.on_large:.0%}"
+        rates = f"{one.goodput:.2f}/s {one.accuracy:.3f} right {one.right_per_s:.2f}"
         print(
-            f"{cell[1]} {cell[2]} {cell[0]}: {one.goodput:.2f}/s {one.accuracy:.3f} right {one.right_per_s:.2f} {mean_n} "
-            f"| {classes} | {told_of} | cpu {ran.cpu_s:.1f} s",
+            f"{cell[1]} {cell[2]} {cell[0]}: {rates} {mean_n} | {classes} | {told_of} | cpu {ran.cpu_s:.1f} s",
             flush=True,
         )
     for policy, each in found.items():
-        means = [sum(values) / len(each) for values in zip(*((m.goodput, m.accuracy, m.right_per_s) for m in each))]
+        means = [
+            sum(values) / len(each)
+            for values in zip(*((m.goodput, m.accuracy, m.right_per_s) for m in each), strict=True)
+        ]
         print(f"mean {policy}: {means[0]:.2f}/s {means[1]:.3f} right {means[2]:.2f}")
 
 

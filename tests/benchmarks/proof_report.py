@@ -23,7 +23,7 @@ from proof_measures import (
     good,
     measure,
 )
-from proof_run import ABLATIONS, CLAIRVOYANT, FIXED, PARETOPROXY, SLO_AWARE, Ran
+from proof_run import ABLATIONS, BY_DEADLINE, CLAIRVOYANT, FIXED, PARETOPROXY, SLO_AWARE, Ran
 
 Runs = Mapping[tuple[str, str, int], Ran]  # by policy, arrivals, seed
 BUCKET_S = 5.0
@@ -193,7 +193,7 @@ def _policies_table(measured: Mapping[str, Measured], found: Bars | None, names:
         best = [fixed[0], by_goodput[0]]
         if found is not None:
             best += [name for name in (found.as_accurate, found.as_good) if name is not None]
-        names = (PARETOPROXY, CLAIRVOYANT, *SLO_AWARE, *dict.fromkeys(best))
+        names = (PARETOPROXY, CLAIRVOYANT, *SLO_AWARE, *BY_DEADLINE, *dict.fromkeys(best))
     rows = []
     for name in names:
         if (one := measured.get(name)) is None:
