@@ -127,6 +127,7 @@ had ended. *Accuracy*: right answers of all that were answered. *Feasible*: pred
 meet every demand. *Fixed policy*: one of {fixed}: engines (large, small, any) × routing (round-robin, least-loaded,
 prefix-affine with bounded load) × strategy and N ({settings}). Fixed policies run with this proxy's deadlines, which
 end a request in time and free its engine; an operator's client timeout would at best do as well, so this favours them.
+Engines schedule by priority; fixed policies give none, and those marked *by deadline* the ones that this proxy gives.
 *At equal accuracy*: fixed policies at most {accuracy_slack} less accurate; *at equal goodput*: at most
 {goodput_slack} less goodput; both in their favour, too."""
 
