@@ -1,7 +1,7 @@
 """Who waits on one backend for a seat, and in what order an engine that goes by `priority` takes them.
 
-A branch waits from the moment it was sent until its first token; the time of its prompt, in that too, is a moment beside
-a wait.
+A branch waits from the moment it was sent until its first token; the time of its prompt, in that too, is a moment
+beside a wait.
 """
 
 from __future__ import annotations
