@@ -152,7 +152,8 @@ class Traffic:
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Arrays (backends, settings), in seconds. `busy_s`: of the backend's time that the plan is charged;
-    `congestion_s`: what it adds to the charges of the others now running."""
+    `congestion_s`: what it adds to the charges of the others now running. `begin_s`, `pace_s`: until a branch has its
+    first token and a token's time after that, at the median; `wait_s`: of that for a seat."""
 
     median_s: np.ndarray
     tail_s: np.ndarray
@@ -160,14 +161,18 @@ class Prediction:
     congestion_s: np.ndarray
     ttft_s: np.ndarray
     tpot_s: np.ndarray
+    begin_s: np.ndarray
+    pace_s: np.ndarray
+    wait_s: np.ndarray
 
 
 class LatencyTable:
     """All settings of one model on all its backends. Building takes milliseconds a distinct profile, a prediction
     microseconds.
 
-    `branches`, `accuracy_lower`, `mean_tokens`: (settings,). `idle_busy_s`: a plan's share of an idle backend,
-    (backends, settings).
+    `branches`, `accuracy_lower`, `mean_tokens`: (settings,). `turnover_s`: between two ends of branches on a full
+    engine, (backends,); `branch_tokens`: of one of others, on average. `idle_busy_s`: a plan's share of an idle
+    backend, (backends, settings).
     """
 
     def __init__(
@@ -195,7 +200,9 @@ class LatencyTable:
         self._stall = np.array([step.stall for step in steps]).reshape(column)[of]
         sigma = np.array([profile.residual_sigma for profile in profiles]).reshape(column)[of]
         self._seats = np.array([float(profile.max_num_seqs) for profile in profiles]).reshape(column)[of]
-        self._turnover = np.array([_turnover_s(profile, traffic) for profile in profiles]).reshape(column)[of]
+        self.turnover_s = np.array([_turnover_s(profile, traffic) for profile in profiles])[of]
+        self.branch_tokens = max(traffic.output_tokens, 1.0)
+        self._turnover = self.turnover_s[:, None]
         self._late = ndtri(percentile)
         self._spread = np.exp(sigma * ndtri(percentile))
         # Per kind of backend and load, of each setting, the rows MEDIAN … WAIT. One array: one look-up.
@@ -214,14 +221,25 @@ class LatencyTable:
         if self._cut is None:
             return None
         grid, lower = self._cut
-        found: np.ndarray = lower[np.arange(lower.shape[0]), grid.searchsorted(tokens, side="right")]
+        at = grid.searchsorted(tokens, side="right")
+        low, high = np.maximum(at - 1, 0), np.minimum(at, len(grid) - 1)
+        weight = np.clip((tokens - grid[low]) / np.maximum(grid[high] - grid[low], 1), 0.0, 1.0)
+        rows = np.arange(lower.shape[0])
+        below = lower[rows, at]
+        found: np.ndarray = below + (lower[rows, high + 1] - below) * weight
         return found
 
     def predict(
-        self, loads: np.ndarray, prompt_tokens: float, bias: np.ndarray, spread: np.ndarray | None = None
+        self,
+        loads: np.ndarray,
+        prompt_tokens: float,
+        bias: np.ndarray,
+        spread: np.ndarray | None = None,
+        passed: np.ndarray | None = None,
     ) -> Prediction:
         """`loads`: branches of others now running; `bias`: measured over predicted latency lately; `spread`: the power
-        to which tail over median is raised, by what was seen lately. Each (backends,)."""
+        to which tail over median is raised, by what was seen lately; `passed`: of the loads, those that wait and that a
+        plan goes before. Each (backends,)."""
         at = np.minimum(np.maximum(loads, 0.0), np.minimum(LOADS[-1], self._seats[:, 0]))
         low = np.minimum(LOADS.searchsorted(at, side="right") - 1, len(LOADS) - 2)
         weight = ((at - LOADS[low]) / (LOADS[low + 1] - LOADS[low]))[:, None, None]
@@ -231,21 +249,25 @@ class LatencyTable:
         computing_s = self._blocks + (self._p_tok * prompt_tokens + self._p_tok2 * prompt_tokens**2)
         ttft_s = computing_s + self._host + self._cached * prompt_tokens + rows[:, WAIT]
         extra = ttft_s + self._p_read * prompt_tokens + self._finish
+        begin_s = ttft_s * factor
         share = self.branches / (self.branches + busy_with)
         widened = self._spread * factor
         median_s = (rows[:, MEDIAN] + extra) * factor
         tail_s = rows[:, TAIL] * factor + extra * widened
-        behind = loads[:, None] + self.branches - self._seats
+        line = loads if passed is None else loads - passed
+        mean_wait_s = np.zeros_like(median_s)
+        behind = line[:, None] + self.branches - self._seats
         if behind.max() > 0:
             # The k-th seat is free after k of the others have ended, at the rate at which a full engine ends them:
             # Erlang's waiting time, its tail by the normal approximation.
             behind = np.maximum(behind, 0.0)
-            # Corrected upwards only: when a queue begins to grow, what has ended so far ended before it did.
-            slower = np.maximum(factor, 1.0)
-            wait_s = behind * self._turnover * slower
+            wait_s = behind * self._turnover * factor
             median_s = median_s + wait_s
-            tail_s = tail_s + wait_s + self._late * np.sqrt(behind) * self._turnover * slower
+            tail_s = tail_s + wait_s + self._late * np.sqrt(behind) * self._turnover * factor
             ttft_s = ttft_s + wait_s / factor
+            # Of a branch in the middle of them.
+            mean_wait_s = np.maximum(behind - self.branches / 2, behind / 2) * self._turnover * factor
+            begin_s = begin_s + mean_wait_s
         if spread is not None:
             tail_s = median_s * (tail_s / median_s) ** spread[:, None]
         return Prediction(
@@ -255,6 +277,9 @@ class LatencyTable:
             congestion_s=(rows[:, DELAY] + self._stall * computing_s) * (1 - share) * factor,
             ttft_s=ttft_s * widened,
             tpot_s=rows[:, TPOT] * widened,
+            begin_s=begin_s,
+            pace_s=rows[:, TPOT] * factor,
+            wait_s=mean_wait_s,
         )
 
 

@@ -11,7 +11,9 @@ from profiler.verdict import SamplingSetting
 from proxy.capabilities import Capabilities
 from proxy.config import BackendConfig, backend_api_key
 from proxy.correction import Correction
+from proxy.engine_flags import by_priority
 from proxy.gpu_time import GpuTime
+from proxy.line import Line
 from proxy.load_metrics import EngineLoad
 from proxy.upstream.pool import Limits, Origin, Pool
 from proxy.upstream.request import RequestHead
@@ -35,6 +37,7 @@ class Health:
 class Backend:
     """`load`: what its last metrics said, others' branches included; `metric_missing`: a name it lacks.
 
+    `line`: of our branches that wait there, where the engine orders them by `priority`; None: first come, first served.
     `disagrees`: settings in which its answers were found to differ from the model's quality table. `capabilities`: None
     until it was asked.
     """
@@ -53,6 +56,7 @@ class Backend:
     tokenizes: bool = True
     disagrees: frozenset[SamplingSetting] = frozenset()
     capabilities: Capabilities | None = None
+    line: Line | None = None
 
     @property
     def name(self) -> str:
@@ -118,5 +122,6 @@ def open_backend(
         profile=profile or wide_prior(config.name),
         gpu_time=GpuTime(config.gpus, clock),
         heads={},
+        line=Line() if by_priority(config) else None,
         api_key=backend_api_key(config),
     )

@@ -87,6 +87,7 @@ class BranchStream:
     _done_seen = False
     _reasoning: list[str] | None = None
     _done = False
+    _waits_until: float | None = None  # in the backend's line
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class BranchStream:
         clock: Callable[[], float],
         on_over: Callable[[BranchStream], None],
         on_event: Callable[[bytes], None] | None = None,
+        due_s: float | None = None,
     ) -> None:
         self.index = index
         self.backend = backend
@@ -106,6 +108,9 @@ class BranchStream:
         self._content: list[str] = []
         self.started_at = clock()
         self.mark = backend.gpu_time.enter()
+        if due_s is not None and backend.line is not None:
+            backend.line.join(due_s)
+            self._waits_until = due_s
 
     @property
     def text(self) -> str:
@@ -208,6 +213,7 @@ class BranchStream:
         said = self._read(choice)
         if self.first_token_at is None and (self.completion_tokens or said):
             self.first_token_at = self._clock()
+            self._seated()
         if usage is None:  # a backend without continuous usage: one chunk is at least one token
             self.completion_tokens += 1 if said else 0
         if choice.finish_reason is not None:
@@ -218,6 +224,12 @@ class BranchStream:
         if self._on_progress is not None and self.completion_tokens - self._told_tokens >= self._every_tokens:
             self._told_tokens = self.completion_tokens
             self._on_progress(self)
+
+    def _seated(self) -> None:
+        """It waits no more."""
+        if self._waits_until is not None and self.backend.line is not None:
+            self.backend.line.leave(self._waits_until)
+            self._waits_until = None
 
     def _read(self, choice: _Choice) -> bool:
         """Keep the chunk's text (one chunk may end the reasoning and begin the content); whether there was any."""
@@ -245,6 +257,7 @@ class BranchStream:
         self.state = state
         self.ended_at = self._clock()
         self.gpu_seconds = self.backend.gpu_time.leave(self.mark)
+        self._seated()
         on_over, self._on_over = self._on_over, None  # they know us: leave no cycle behind
         self._on_event = self._on_progress = None
         if on_over is not None:

@@ -24,6 +24,11 @@ def largest_graph_batch(config: BackendConfig) -> int | None:
     return int(flag(config, "max-cudagraph-capture-size") or default) // tokens_per_branch
 
 
+def by_priority(config: BackendConfig) -> bool:
+    """Whether the engine's queue is ordered by the requests' `priority`. vLLM takes the member either way."""
+    return flag(config, "scheduling-policy") == "priority"
+
+
 def flag(config: BackendConfig, name: str) -> str | int | float | bool | None:
     """As `launch.args` has it, spelled with dashes or underscores."""
     args = config.launch.args if config.launch else {}

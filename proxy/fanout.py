@@ -16,6 +16,7 @@ from proxy.backend import Backend
 from proxy.branch import BranchStream
 from proxy.confidence import Confidence
 from proxy.errors import ClientGone, InvalidRequest, ProxyError
+from proxy.line import Dues
 from proxy.scoring import Scoring
 from proxy.tool_answer import tool_answer
 from strategies.answers import Grouper
@@ -44,7 +45,8 @@ class _Open(Protocol):
 class Run:
     """One plan being executed: the `strategies.Context` of its strategy, and the record of all that it did.
 
-    `decide_by`: loop time at which arrivals end; None: no deadline. `on_event` gets the payloads of a lone branch
+    `decide_by`: loop time at which arrivals end; None: no deadline. `dues`: what orders its branches among those that
+    wait for a seat. `on_event` gets the payloads of a lone branch
     as they come, `on_answer` each finished branch's answer. `top_logprobs`: the client's own.
     """
 
@@ -55,6 +57,7 @@ class Run:
         grouper: Grouper | None,
         *,
         decide_by: float | None,
+        dues: Dues | None = None,
         clock: Callable[[], float] = time.monotonic,
         scoring: Scoring | None = None,
         question: Callable[[], str] = str,
@@ -74,6 +77,7 @@ class Run:
         self._requests = requests
         self._grouper = grouper
         self._decide_by = decide_by
+        self._dues = dues
         self._clock = clock
         self._question = question
         self._max_tokens = max_tokens
@@ -241,7 +245,8 @@ class FanOut(Generic[E]):
         run = self._run
         # Only what the client asked for itself may be sent to it before the strategy has decided.
         on_event = run._on_event if generation is WHOLE and not run.branches else None
-        branch = BranchStream(len(run.branches), backend, run._clock, self._branch_over, on_event)
+        due_s = None if run._dues is None else run._dues.of(len(run.branches))
+        branch = BranchStream(len(run.branches), backend, run._clock, self._branch_over, on_event, due_s)
         branch.wave, branch.generation = run.waves, generation
         if generation.confidence:
             branch.confidence = Confidence(run._top_logprobs)

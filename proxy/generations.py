@@ -28,16 +28,24 @@ class Requests:
     live: bool
     lines: bytes
     fastest: Callable[[Served], Backend | None]
+    priority: Callable[[int], int] | None = None
     _own: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)  # by interval: the body, and the whole request
 
     @classmethod
     def of(
-        cls, call: Call, plan: Plan, trace: Trace, *, live: bool, fastest: Callable[[Served], Backend | None]
+        cls,
+        call: Call,
+        plan: Plan,
+        trace: Trace,
+        *,
+        live: bool,
+        fastest: Callable[[Served], Backend | None],
+        priority: Callable[[int], int] | None = None,
     ) -> Requests:
         """The client's own headers go along, but not its request id: branches are requests of their own, tied together
         by the trace context."""
         own = [(name, value) for name, value in call.headers if name not in (b"x-request-id", b"traceparent")]
-        return cls(call, plan, live, forwarded_lines(own) + trace.context_line(), fastest)
+        return cls(call, plan, live, forwarded_lines(own) + trace.context_line(), fastest, priority)
 
     def __call__(self, generation: Generation, index: int, every_tokens: int = 0) -> tuple[Backend, bytes]:
         """Raises Unavailable where the judge or the larger model has no backend that serves; InvalidRequest."""
@@ -48,9 +56,10 @@ class Requests:
             return self.plan.backend, self._whole(index, interval)
         backend = self._backend(generation)
         body = upstream_body.branch(self.call, backend.model, live=self.live, generation=generation, interval=interval)
-        seed = self.call.peek.seed
-        if seed is not None and generation.prompt is None:
-            body = upstream_body.with_seed(body, seed + index)
+        seed, priority = self.call.peek.seed, self._priority(backend, index)
+        own_seed = None if seed is None or generation.prompt is not None else seed + index
+        if own_seed is not None or priority is not None:
+            body = upstream_body.of_branch(body, own_seed, priority)
         path = CHAT if generation.prompt is not None else self.call.path
         return backend, backend.head(path).with_body(body, self.lines)
 
@@ -60,9 +69,14 @@ class Requests:
             body = upstream_body.branch(self.call, backend.model, live=self.live, interval=interval)
             self._own[interval] = body, backend.head(self.call.path).with_body(body, self.lines)
         body, request = self._own[interval]
-        if seed is None or index == 0:
+        priority = self._priority(backend, index)
+        own_seed = None if seed is None or index == 0 else seed + index
+        if own_seed is None and priority is None:
             return request
-        return backend.head(self.call.path).with_body(upstream_body.with_seed(body, seed + index), self.lines)
+        return backend.head(self.call.path).with_body(upstream_body.of_branch(body, own_seed, priority), self.lines)
+
+    def _priority(self, backend: Backend, index: int) -> int | None:
+        return None if backend.line is None or self.priority is None else self.priority(index)
 
     def _backend(self, generation: Generation) -> Backend:
         if generation.model == "own":

@@ -26,6 +26,7 @@ from proxy.errors import (
 )
 from proxy.fanout import Run
 from proxy.generations import Requests
+from proxy.line import Dues
 from proxy.planner import Ask, Decision, NoCandidate
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
 from proxy.quality_watch import Voted
@@ -39,6 +40,8 @@ from proxy.trace import Trace
 from proxy.upstream.connection import Headers
 from strategies.answers import Grouper
 from strategies.base import Outcome
+
+PATIENCE_S = 60.0  # of a request without a deadline
 
 
 @dataclass(slots=True)
@@ -97,7 +100,8 @@ async def _until_answered(
     service: Service, exchange: Exchange, models: Sequence[Served], asked: Question, streamed: StreamedReply | None
 ) -> Executed:
     """Plans until one gives an answer; a backend whose every branch failed is left out of the next plan."""
-    trace, ask = exchange.trace, asked.ask
+    # Of its branches, the one in the middle.
+    trace, ask = exchange.trace, replace(asked.ask, due_s=exchange.arrived_at + _patience_s(asked.ask) / 2)
     while True:
         decision = _decide(service, ask, models, asked.note, trace)
         executed = await _execute(service, exchange, decision, asked, streamed)
@@ -117,6 +121,10 @@ async def _until_answered(
         if streamed is not None and streamed.sent_content:
             raise UpstreamFailed(f"The backend failed mid-answer: {problem}")
         ask = replace(ask, exclude=ask.exclude | {decision.plan.backend.name})
+
+
+def _patience_s(ask: Ask) -> float:
+    return PATIENCE_S if ask.slo.latency_ms is None else ask.slo.latency_ms / 1e3
 
 
 def _decide(service: Service, ask: Ask, models: Sequence[Served], note: str | None, trace: Trace) -> Decision:
@@ -152,12 +160,21 @@ async def _execute(
     decide_by = None
     if asked.ask.slo.latency_ms is not None:
         decide_by = exchange.arrived_at + asked.ask.slo.latency_ms / 1e3 - service.finish_time.reserve_s
+    dues = Dues(exchange.arrived_at, _patience_s(asked.ask), plan.branches)
     scoring = _scoring(service, call, plan.served)
     run = Run(
         plan.backend,
-        Requests.of(call, plan, exchange.trace, live=live, fastest=Served.fastest),
+        Requests.of(
+            call,
+            plan,
+            exchange.trace,
+            live=live,
+            fastest=Served.fastest,
+            priority=lambda index: service.priority(dues.of(index)),
+        ),
         _grouper(service, call, asked, plan.served, scoring, decide_by),
         decide_by=decide_by,
+        dues=dues,
         clock=service.clock,
         scoring=scoring,
         question=call.question,
@@ -262,9 +279,25 @@ def _learn(executed: Executed, percentile: float) -> None:
     if run.branches and not run.failed and known:
         predicted = plan.predicted
         tail_ms = predicted.uncut_ms or predicted.latency_ms
-        forecast = Forecast(predicted.median_ms / 1e3, tail_ms / 1e3, percentile, predicted.bias, predicted.spread)
-        took_s = executed.decided_at - run.branches[0].started_at
+        waited_s = _waited_s(run) if predicted.wait_ms else 0.0
+        if waited_s is None:
+            return
+        wait_ms = predicted.wait_ms
+        forecast = Forecast(
+            (predicted.median_ms - wait_ms) / 1e3,
+            (tail_ms - wait_ms) / 1e3,
+            percentile,
+            predicted.bias,
+            predicted.spread,
+        )
+        took_s = executed.decided_at - run.branches[0].started_at - waited_s
         plan.backend.correction.observe(took_s, forecast, cut=run.cut_by_deadline)
+
+
+def _waited_s(run: Run) -> float | None:
+    """For a seat, on average over the branches; None where some had none yet."""
+    waits = [b.first_token_at - b.started_at for b in run.branches if b.first_token_at is not None]
+    return sum(waits) / len(waits) if len(waits) == len(run.branches) else None
 
 
 def _learn_quality(executed: Executed, asked: Question) -> None:

@@ -44,7 +44,7 @@ class FinishTime:
 class Service:
     """`aclose` ends everything that `start` began. `rng`: decides among plans that are as good. `clock`: seconds, not
     the loop's, which uvloop keeps in whole milliseconds; both count from the same start. `choose`: the planner,
-    but where others are compared with it."""
+    but where others are compared with it. `epoch_s`: what the clock's 0 is in Unix time."""
 
     config: Config
     registry: Registry
@@ -58,6 +58,7 @@ class Service:
     rng: Random = field(default_factory=Random)
     clock: Callable[[], float] = time.monotonic
     choose: Chooser = choose
+    epoch_s: float = 0.0
 
     @classmethod
     async def start(cls, config: Config, registry: Registry | None = None) -> Self:
@@ -72,7 +73,22 @@ class Service:
             await prober.start()
         metrics = Metrics(catalog.backends, traces, catalog.served.values())
         _spare_the_collector()
-        return cls(config, registry, catalog, traces, metrics, probers, MathVerifyPool(), api_keys)
+        return cls(
+            config,
+            registry,
+            catalog,
+            traces,
+            metrics,
+            probers,
+            MathVerifyPool(),
+            api_keys,
+            epoch_s=time.time() - time.monotonic(),
+        )
+
+    def priority(self, due_s: float) -> int:
+        """What an engine's queue is ordered by: the time at which a request must be over, in Unix milliseconds, so that
+        replicas of the proxy agree on it."""
+        return round((self.epoch_s + due_s) * 1e3)
 
     async def aclose(self) -> None:
         for prober in self.probers:

@@ -16,7 +16,7 @@ from profiler.simulation.engine_spec import DEFAULT_BATCHED_TOKENS, EngineSpec
 from profiler.simulation.server import BackendServer
 from profiler.simulation.simulated_backend import SimulatedBackend
 from proxy.config import BackendConfig, Config, ConfigError
-from proxy.engine_flags import flag
+from proxy.engine_flags import by_priority, flag
 from proxy.upstream.pool import Origin
 
 
@@ -61,6 +61,7 @@ def engine_spec(backend: BackendConfig, how: Simulation, *, seed: int) -> Engine
         draft_tokens=drafts or spec.draft_tokens,
         prefix_caching=flag(backend, "enable-prefix-caching") is not False,
         max_waiting=how.max_waiting,
+        by_priority=by_priority(backend),
         sigma=spec.sigma if how.noise else 0.0,
     )
 

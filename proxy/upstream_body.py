@@ -106,6 +106,14 @@ def prompt_text(call: Call) -> str:
 
 def with_seed(body: bytes, seed: int) -> bytes:
     """A body whose `seed` is replaced: n branches under one seed would be one answer n times."""
+    return of_branch(body, seed, None)
+
+
+def of_branch(body: bytes, seed: int | None, priority: int | None) -> bytes:
+    """A body with what differs from branch to branch, where it is told; the client's own `priority` stays."""
     members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    members["seed"] = msgspec.Raw(str(seed).encode())
+    if seed is not None:
+        members["seed"] = msgspec.Raw(b"%d" % seed)
+    if priority is not None:
+        members.setdefault("priority", msgspec.Raw(b"%d" % priority))
     return msgspec.json.encode(members)

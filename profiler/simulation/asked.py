@@ -58,6 +58,7 @@ class _Body(msgspec.Struct):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     thinking_token_budget: int | None = None
+    priority: int | None = None
 
 
 _decode = msgspec.json.Decoder(_Body, strict=True).decode
@@ -97,6 +98,7 @@ class Asked:
     stop: tuple[str, ...]
     keep_stop: bool
     top_logprobs: int | None
+    priority: int = 0
 
 
 class Reader:
@@ -136,6 +138,7 @@ class Reader:
             stop=tuple(text for text in stop if text),
             keep_stop=bool(asked.include_stop_str_in_output),
             top_logprobs=_top(asked, chat=chat),
+            priority=asked.priority or 0,
         )
 
     def question(self, body: bytes) -> Question:

@@ -109,7 +109,9 @@ class Completion:
             every = 0
         for choice in self.choices:
             told = partial(self._told, choice)
-            choice.generation = self._backend.engine.submit(choice.prompt, choice.tokens, every, told)
+            choice.generation = self._backend.engine.submit(
+                choice.prompt, choice.tokens, every, told, self._asked.priority
+            )
 
     def cancel(self) -> None:
         """The client has left."""

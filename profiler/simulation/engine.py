@@ -18,6 +18,7 @@ and engine time is what was planned, not when the event ran: a late timer moves 
 from __future__ import annotations
 
 import heapq
+from bisect import insort
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from itertools import count
@@ -73,7 +74,7 @@ class Engine:
 
     def _reset(self) -> None:
         self._arriving: dict[Generation, None] = {}  # that the host is taking in
-        self.waiting: deque[Generation] = deque()
+        self.waiting: list[Generation] = []  # the next to run is the last
         self._running: dict[Generation, None] = {}  # in order of admission: prefilling ones, then decoding, mixed
         self._prefilling: deque[Generation] = deque()
         self._doomed: list[Generation] = []
@@ -99,13 +100,14 @@ class Engine:
     def kv_usage(self) -> float:
         return min(1.0, (self.memory.in_blocks + self._own_memory(self._now_steps())) / self.spec.kv_tokens)
 
-    def submit(self, prompt: Prompt, output: int, every: int, listener: Listener) -> Generation:
+    def submit(self, prompt: Prompt, output: int, every: int, listener: Listener, priority: int = 0) -> Generation:
         """Start a branch; the listener is never called before this returns. Raises QueueFull."""
         spec, step = self.spec, self.spec.step_time
         if spec.max_waiting is not None and self.queued >= spec.max_waiting:
             raise QueueFull
         accepted = Accepted(self._per_step, self._phases.random()) if self._phases is not None else None
         generation = Generation(self, prompt, max(1, output), every, listener, accepted)
+        generation.place = (priority if spec.by_priority else 0), next(self._order)
         now = self._clock.now()
         pace = self.pace.at(now)
         cached_s = pace * step.p_cached_s * prompt.tokens if self._host_has_seen(prompt) else 0.0
@@ -179,13 +181,17 @@ class Engine:
         if generation.state == "cancelled":
             return
         generation.state = "waiting"
-        self.waiting.append(generation)
+        self._queue(generation)
         if self._stretch is None:
             if not self._waking:  # after all that come at this very moment
                 self._waking = True
                 self._clock.at(self._clock.now(), self._wake)
         elif len(self._running) - len(self._doomed) < self.spec.max_num_seqs:
             self._interrupt()
+
+    def _queue(self, generation: Generation) -> None:
+        """By priority, then by arrival; who was preempted came before all that wait."""
+        insort(self.waiting, generation, key=lambda one: (-one.place[0], -one.place[1]))
 
     def _wake(self) -> None:
         self._waking = False
@@ -349,13 +355,13 @@ class Engine:
         """The first that waits, if there is a place and memory for its prompt and a token of each that runs."""
         if not self.waiting or len(self._running) >= self.spec.max_num_seqs:
             return None
-        generation = self.waiting[0]
+        generation = self.waiting[-1]
         before = generation.tokens_after(generation.steps_done)
         own = self._own_memory(self._steps)
         needed = self.memory.new_tokens(generation.prompt) + before + self._per_step * (self._decoding.branches + 1)
         if self.memory.in_blocks + own + needed > self.spec.kv_tokens and self._running:
             return None
-        self.waiting.popleft()
+        self.waiting.pop()
         cached = self.memory.cached_tokens(generation.prompt)
         self.counters.cached_tokens += cached
         generation.prefilled = cached
@@ -369,13 +375,15 @@ class Engine:
         return generation
 
     def _preempt(self) -> None:
-        """The branch that came last computes its tokens again later."""
-        generation = next(reversed(self._running))
+        """The branch that came last, of those with the highest `priority`, computes its tokens again later."""
+        generation = (
+            max(self._running, key=lambda one: one.place) if self.spec.by_priority else next(reversed(self._running))
+        )
         generation.state = "waiting"
         generation.preempted += 1
         self.counters.preemptions += 1
         self._remove(generation)
-        self.waiting.appendleft(generation)
+        self._queue(generation)
 
     def _own_memory(self, steps: int) -> float:
         """Tokens in the KV cache that are no whole block of a prompt."""

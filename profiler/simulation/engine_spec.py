@@ -14,7 +14,8 @@ DEFAULT_BATCHED_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What an engine is: its timing and its limits. `sigma`: of `Pace`; `max_waiting` None: no limit."""
+    """What an engine is: its timing and its limits. `sigma`: of `Pace`; `max_waiting` None: no limit; `by_priority`:
+    vLLM's `--scheduling-policy priority`, else first come, first served."""
 
     step_time: StepTime
     max_num_seqs: int = 256
@@ -25,6 +26,7 @@ class EngineSpec:
     draft_tokens: int = 0
     prefix_caching: bool = True
     max_waiting: int | None = None
+    by_priority: bool = False
     sigma: float = 0.0
     seed: int = 0
 

@@ -71,11 +71,12 @@ ENGINES = (
 @dataclass(frozen=True, slots=True)
 class FleetFiles:
     """`config`: what the service reads; `truth`: what the engines are; `patient`: as `config`, its tables without
-    early stops."""
+    early stops; `in_turn`: as `config`, but the service gives no priorities, and engines serve who came first."""
 
     config: Path
     truth: Path
     patient: Path
+    in_turn: Path
 
 
 def write_fleet(folder: Path) -> FleetFiles:
@@ -88,7 +89,10 @@ def write_fleet(folder: Path) -> FleetFiles:
     for model, pool in POOL_OF.items():
         _write_pool(model, pool, folder)
     return FleetFiles(
-        _write_config(folder, "fleet"), _write_config(folder, "truth", ".truth"), _write_config(folder, "patient")
+        config=_write_config(folder, "fleet"),
+        truth=_write_config(folder, "truth", ".truth"),
+        patient=_write_config(folder, "patient"),
+        in_turn=_write_config(folder, "in-turn", by_priority=False),
     )
 
 
@@ -163,11 +167,11 @@ def read_pool(folder: Path, model: str) -> list[StoredQuestion]:
     return list(quality_file.read_samples(folder / f"{model}.{TASK}.samples.jsonl"))
 
 
-def _write_config(folder: Path, name: str, suffix: str = "") -> Path:
+def _write_config(folder: Path, name: str, suffix: str = "", *, by_priority: bool = True) -> Path:
     tables = "-patient" if name == "patient" else ""
     models: list[dict[str, Any]] = []
     for model in (LARGE, SMALL):
-        backends = [_backend(kind, folder, suffix) for kind in ENGINES if kind.model == model]
+        backends = [_backend(kind, folder, suffix, by_priority=by_priority) for kind in ENGINES if kind.model == model]
         quality = {TASK: f"{model}{tables}.{TASK}.quality.json"}
         models.append({"name": model, "task": TASK, "quality": quality, "backends": backends})
     models.append({"name": ANY, "any_of": [LARGE, SMALL]})
@@ -176,7 +180,10 @@ def _write_config(folder: Path, name: str, suffix: str = "") -> Path:
     return path
 
 
-def _backend(kind: EngineKind, folder: Path, suffix: str) -> dict[str, Any]:
+def _backend(kind: EngineKind, folder: Path, suffix: str, *, by_priority: bool) -> dict[str, Any]:
+    args: dict[str, Any] = {"max-num-seqs": MAX_NUM_SEQS}
+    if by_priority:
+        args["scheduling-policy"] = "priority"
     speculative = profile_file.read(folder / f"{kind.name}.json").environment.get("speculative")
     return {
         "name": kind.name,
@@ -186,7 +193,7 @@ def _backend(kind: EngineKind, folder: Path, suffix: str) -> dict[str, Any]:
         "gpu_hour_usd": GPU_HOUR_USD,
         "speculative": speculative,
         "profile": f"{kind.name}{suffix}.json",
-        "launch": {"model": kind.model, "args": {"max-num-seqs": MAX_NUM_SEQS}},
+        "launch": {"model": kind.model, "args": args},
     }
 
 

@@ -23,7 +23,7 @@ from proof_measures import (
     good,
     measure,
 )
-from proof_run import ABLATIONS, CLAIRVOYANT, FIXED, PARETOPROXY, SLO_AWARE, Ran
+from proof_run import ABLATIONS, BY_DEADLINE, CLAIRVOYANT, FIXED, PARETOPROXY, SLO_AWARE, Ran
 
 Runs = Mapping[tuple[str, str, int], Ran]  # by policy, arrivals, seed
 BUCKET_S = 5.0
@@ -127,6 +127,7 @@ had ended. *Accuracy*: right answers of all that were answered. *Feasible*: pred
 meet every demand. *Fixed policy*: one of {fixed}: engines (large, small, any) × routing (round-robin, least-loaded,
 prefix-affine with bounded load) × strategy and N ({settings}). Fixed policies run with this proxy's deadlines, which
 end a request in time and free its engine; an operator's client timeout would at best do as well, so this favours them.
+Engines schedule by priority; fixed policies give none, and those marked *by deadline* the ones that this proxy gives.
 *At equal accuracy*: fixed policies at most {accuracy_slack} less accurate; *at equal goodput*: at most
 {goodput_slack} less goodput; both in their favour, too."""
 
@@ -193,7 +194,7 @@ def _policies_table(measured: Mapping[str, Measured], found: Bars | None, names:
         best = [fixed[0], by_goodput[0]]
         if found is not None:
             best += [name for name in (found.as_accurate, found.as_good) if name is not None]
-        names = (PARETOPROXY, CLAIRVOYANT, *SLO_AWARE, *dict.fromkeys(best))
+        names = (PARETOPROXY, CLAIRVOYANT, *SLO_AWARE, *BY_DEADLINE, *dict.fromkeys(best))
     rows = []
     for name in names:
         if (one := measured.get(name)) is None:

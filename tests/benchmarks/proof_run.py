@@ -40,6 +40,7 @@ ABLATIONS = (
     "without joint choice: N first",
     "without joint choice: backend first",
     "without early stop",
+    "without priorities",
     "without online correction",
 )
 SLO_AWARE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -49,6 +50,11 @@ SLO_AWARE: dict[str, tuple[str, dict[str, Any]]] = {
     "slo-aware self-consistency:16": ("self-consistency", {"n": 16}),
 }
 FIXED = {policy.name: policy for policy in policies.FIXED}
+# What nobody configures today: some of them with the priorities that this proxy gives.
+BY_DEADLINE = {
+    f"by deadline: {name}": FIXED[name]
+    for name in ("least-loaded any self-consistency:8", "prefix-affine any self-consistency:8")
+}
 
 
 class Row(msgspec.Struct, array_like=True):
@@ -102,7 +108,7 @@ async def _live(world: World, policy: str, process: str, seed: int) -> list[Row]
     loop, registry = asyncio.get_running_loop(), Registry.installed()
     fleet = simulated_backends(load(world.files.truth, {}), LoopClock(loop), Simulation(seed=7))
     traces: dict[str, Trace] = {}
-    config = load(world.files.patient if policy == "without early stop" else world.files.config, {})
+    config = load(_config(world.files, policy), {})
     service = await in_process_service(
         config,
         fleet,
@@ -123,9 +129,17 @@ async def _live(world: World, policy: str, process: str, seed: int) -> list[Row]
     return sorted(caller.rows, key=lambda row: row.index)
 
 
+def _config(files: fleets.FleetFiles, policy: str) -> Path:
+    if policy == "without early stop":
+        return files.patient
+    return files.in_turn if policy in FIXED or policy == "without priorities" else files.config
+
+
 def _chooser(policy: str, world: World, fleet: Mapping[str, SimulatedBackend], registry: Registry) -> Chooser:
     if policy in FIXED:
         return policies.fixed(FIXED[policy], registry)
+    if policy in BY_DEADLINE:
+        return policies.fixed(BY_DEADLINE[policy], registry)
     if policy in SLO_AWARE:
         return policies.slo_aware(*SLO_AWARE[policy], registry)
     if policy == CLAIRVOYANT:
@@ -206,7 +220,7 @@ def _fingerprint(world: World, policy: str) -> str:
     if policy == CLAIRVOYANT:
         names.append("proof_clairvoyant.py")
     files = [Path(__file__).parent / name for name in names]
-    planned = policy not in FIXED and policy != CLAIRVOYANT
+    planned = policy not in FIXED and policy not in BY_DEADLINE and policy != CLAIRVOYANT
     for folder in _EVERYTHING:
         files += [path for path in sorted((ROOT / folder).glob("*.py")) if planned or path.name not in _PLANNER]
     if planned:

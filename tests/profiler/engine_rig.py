@@ -50,10 +50,10 @@ class Rig:
         self.engine = Engine(EngineSpec(**{"step_time": STEP, **members}), self.clock)
         self._fresh = 0
 
-    def start(self, prompt: int | Prompt, output: int, *, every: int = 0) -> Told:
+    def start(self, prompt: int | Prompt, output: int, *, every: int = 0, priority: int = 0) -> Told:
         """A prompt given by its length is like no other."""
         told = Told(self.clock)
-        told.generation = self.engine.submit(self.prompt(prompt), output, every, told)
+        told.generation = self.engine.submit(self.prompt(prompt), output, every, told, priority)
         return told
 
     def prompt(self, tokens: int | Prompt) -> Prompt:

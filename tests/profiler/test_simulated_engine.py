@@ -303,3 +303,27 @@ def test_a_cell_is_what_its_profile_predicts() -> None:
     _, latency_s = run_cell(EngineSpec(step_time=replace(STEP, c_kv_s=1e-7, c_shared_s=1e-8)), cell)
     expected = predict_latency_s(replace(STEP, c_kv_s=1e-7, c_shared_s=1e-8), Cell(cell, 0, 0, 0))
     assert latency_s == pytest.approx(expected, rel=0.01)
+
+
+def test_an_engine_that_schedules_by_priority_takes_the_lowest_first_and_equal_ones_in_turn() -> None:
+    rig = Rig(max_num_seqs=1, by_priority=True)
+    running = rig.start(1, 11)
+    late, early, equal = (rig.start(1, 11, priority=priority) for priority in (9, 2, 2))
+    rig.run()
+    assert running.end_s < early.end_s < equal.end_s < late.end_s
+
+
+def test_others_serve_who_came_first_whatever_the_priority() -> None:
+    rig = Rig(max_num_seqs=1)
+    first, second = rig.start(1, 11, priority=9), rig.start(1, 11, priority=2)
+    rig.run()
+    assert first.end_s < second.end_s
+
+
+def test_a_full_cache_preempts_the_branch_with_the_highest_priority_number() -> None:
+    """Which came first; without priorities it is the one that came last."""
+    rig = Rig(kv_tokens=64, by_priority=True)
+    patient, urgent = rig.start(16, 40, priority=9), rig.start(16, 40, priority=1)
+    rig.run()
+    assert rig.engine.counters.preemptions > 0
+    assert urgent.end_s < patient.end_s

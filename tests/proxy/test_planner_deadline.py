@@ -18,9 +18,10 @@ TABLE = tuple(CUT if setting is SIXTEEN else setting for setting in SETTINGS)
 
 
 def test_a_vote_whose_stragglers_are_cut_beats_a_smaller_one_that_ends() -> None:
-    """1.3 s are enough for 4 branches (0.70), and for about 69 tokens of each of 16: the bound at 60 is 0.72."""
+    """1.3 s are enough for 4 branches (0.70), and for about 69 tokens of each of 16: 0.72 at 60, 0.80 at 101."""
     plan = decide(ask(Slo(latency_ms=1300)), table=TABLE).plan
-    assert (plan.branches, plan.predicted.cut, plan.predicted.accuracy_lower) == (16, True, 0.72)
+    assert (plan.branches, plan.predicted.cut) == (16, True)
+    assert plan.predicted.accuracy_lower == pytest.approx(0.72 + 0.08 * 9 / 41, abs=0.005)
     assert plan.predicted.latency_ms == pytest.approx(1300)
     assert plan.predicted.uncut_ms == pytest.approx(1820)
 
@@ -31,9 +32,10 @@ def test_with_time_for_all_nothing_is_cut() -> None:
 
 
 def test_others_load_leaves_fewer_tokens_and_a_lower_bound() -> None:
-    """0.9 s beside forty others are about 24 tokens of each of sixteen: the bound is that at 20."""
+    """0.9 s beside forty others are about 24 tokens of each of sixteen: the bound is 0.1 at 20, 0.72 at 60."""
     plan = decide(ask(Slo(latency_ms=900)), backend(others=40), table=TABLE).plan
-    assert (plan.branches, plan.predicted.cut, plan.predicted.accuracy_lower) == (16, True, 0.1)
+    assert (plan.branches, plan.predicted.cut) == (16, True)
+    assert plan.predicted.accuracy_lower == pytest.approx(0.1 + 0.62 * 4 / 40, abs=0.03)
 
 
 def test_where_nothing_is_known_of_cut_votes_they_are_too_late() -> None:
