@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy import trace_store
 from proxy.trace import PlanTrace, Trace
 from proxy.trace_store import StoreError, TraceStore
+from proxy.trace_store import store as store_module
 
 
 def _trace(trace_id: str, model: str = "m", strategy: str | None = None) -> Trace:
@@ -140,7 +140,7 @@ def test_a_database_deleted_or_replaced_under_it_is_noticed(tmp_path: Path, repl
 
 
 def test_the_writer_outlives_a_quiet_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace_store, "FLUSH_EVERY_S", 0.001)
+    monkeypatch.setattr(store_module, "FLUSH_EVERY_S", 0.001)
     with _open(tmp_path / "traces.db") as store:
         _block(store).set()
         assert store._thread is not None
