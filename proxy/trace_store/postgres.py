@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from proxy.trace_store.costs import CostSum
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
     from psycopg import Connection, Error
 
 CONNECT_WITHIN_S = 5
-STATEMENT_WITHIN_MS = 15_000
+STATEMENT_WITHIN_MS = 8_000
+ANSWER_WITHIN_S = 10.0  # also of a server that holds its connections and says nothing
 _TRACES, _COSTS = "paretoproxy_traces", "paretoproxy_costs"
 _SCHEMA = (
     f"""CREATE TABLE IF NOT EXISTS {_TRACES} (
@@ -42,7 +46,7 @@ _DEFAULTS: dict[str, Any] = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
+    "tcp_user_timeout": 10_000,
     "application_name": "paretoproxy",
 }
 
@@ -63,19 +67,21 @@ class Postgres(Database):
     def transaction(self) -> Iterator[Transaction]:
         with self._translated("write"):
             database = self._connection()
-            yield _Transaction(database)
-            database.commit()
+            with _answering(database):
+                yield _Transaction(database)
+                database.commit()
 
     def forget(self, before: float, limit: int) -> int:
         with self._translated("write"):
             database = self._connection()
-            _bound(database)
-            count = database.execute(_FORGET, (before, limit)).rowcount
-            database.commit()
+            with _answering(database):
+                _bound(database)
+                count = database.execute(_FORGET, (before, limit)).rowcount
+                database.commit()
             return count
 
     def read(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        with self._translated("read", keep=True), closing(self._connect()) as database:
+        with self._translated("read", keep=True), closing(self._connect()) as database, _answering(database):
             if not _is_made(database):
                 return []
             _bound(database)
@@ -90,7 +96,8 @@ class Postgres(Database):
     def _connection(self) -> Connection:
         if self._writing is None:
             self._writing = self._connect()
-            _make(self._writing)
+            with _answering(self._writing):
+                _make(self._writing)
         return self._writing
 
     def _connect(self) -> Connection:
@@ -148,7 +155,7 @@ class _Transaction(Transaction):
     def add(self, sums: Iterable[CostSum]) -> None:
         self._begin()
         with self._database.cursor() as cursor:
-            cursor.executemany(_ADD_COSTS.encode(), [row.values() for row in sums])
+            cursor.executemany(_ADD_COSTS.encode(), [tuple(map(_storable, row.values())) for row in sums])
 
     def _begin(self) -> None:
         if not self._bounded:
@@ -156,13 +163,35 @@ class _Transaction(Transaction):
             self._bounded = True
 
 
+@contextmanager
+def _answering(database: Connection) -> Iterator[None]:
+    """Hangs up on a server that takes too long, which ends whatever waits for it."""
+    with socket.socket(fileno=os.dup(database.fileno())) as line:  # the same connection, whoever closes it meanwhile
+        timer = threading.Timer(ANSWER_WITHIN_S, _hang_up, [line])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _hang_up(line: socket.socket) -> None:
+    with suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
+
+
 def _columns(row: Row) -> tuple[object, ...]:
     trace = row.trace
     plan = trace.plan
     strategy, backend = (plan.strategy, plan.backend) if plan is not None else (None, None)
-    model = trace.model.replace("\0", "\ufffd") if trace.model else trace.model  # a client's word, until it is known
-    times = (trace.id, trace.received_at)
-    return (*times, model, trace.key, strategy, backend, trace.outcome, trace.slo_status, row.record)
+    named = (_storable(trace.model), trace.key, strategy, backend)
+    return (trace.id, trace.received_at, *named, trace.outcome, trace.slo_status, row.record)
+
+
+def _storable(value: object) -> object:
+    """A model's name may be a client's word, with characters that PostgreSQL does not take."""
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 def _bound(database: Connection) -> None:
