@@ -1,11 +1,12 @@
 """Traces in an SQLite file, which several processes of one host may share.
 
-In WAL mode with full synchronisation: what was committed outlives a killed process and a power cut.
+In WAL mode: what was committed outlives a killed process, and after a second a power cut (`wal_sync.py`).
 """
 
 from __future__ import annotations
 
 import errno
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +17,11 @@ from typing import Any
 from proxy.trace_store.costs import CostSum
 from proxy.trace_store.database import Database, Refused, Row, StoreError, Transaction, Unavailable
 from proxy.trace_store.schema import add_costs, costs_table
+from proxy.trace_store.wal_sync import WalSync
 
 BUSY_S = 5.0  # how long another process may hold the file
 WAL_LIMIT_BYTES = 64 << 20
+LEAST_FREE_BYTES = 64 << 10
 # Filters read the record itself: a column that is stored would be paid for by every request. So would members that have
 # their default value: records leave them out, and reading puts them back.
 _VIRTUAL = {
@@ -53,6 +56,7 @@ class Sqlite(Database):
         self._path = path
         self._writing: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
+        self._sync: WalSync | None = None
 
     def prepare(self) -> None:
         with self._translated("open"):
@@ -65,6 +69,9 @@ class Sqlite(Database):
             database = self._connection()
             with database:
                 yield _Transaction(database)
+            if self._sync is None:
+                self._sync = WalSync(self._path)
+            self._sync.written()
 
     def forget(self, before: float, limit: int) -> int:
         with self._translated(), self._connection() as database:
@@ -82,6 +89,12 @@ class Sqlite(Database):
             raise self._error(error, "read") from error
 
     def close(self) -> None:
+        self._let_go()
+        if self._sync is not None:
+            self._sync.stop()
+            self._sync = None
+
+    def _let_go(self) -> None:
         if self._writing is not None:
             with suppress(sqlite3.Error):  # what was committed is on disk; the next one who opens the file tidies up
                 self._writing.close()
@@ -90,7 +103,7 @@ class Sqlite(Database):
     def _connection(self) -> sqlite3.Connection:
         """A file that was moved or replaced is opened anew: SQLite would write on to the old one."""
         if self._writing is None or self._identity() != self._opened:
-            self.close()
+            self._let_go()
             self._writing = _open(self._path)
             self._opened = self._identity()
         return self._writing
@@ -107,19 +120,26 @@ class Sqlite(Database):
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            self.close()
+            self._let_go()
             raise self._error(error, verb) from error
 
     def _error(self, error: Exception, verb: str) -> StoreError:
         message = f"cannot {verb} the trace store {self._path}: {error}"
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        if code == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+        full = code == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+        if full or (code == sqlite3.SQLITE_IOERR and self._no_space()):
             return Unavailable(message, "the disk is full")
         if code in _NOT_NOW:
             return Unavailable(message, "the file is locked or its disk fails")
         if code in _NOT_THESE_ROWS or isinstance(error, sqlite3.DataError | sqlite3.InterfaceError):
             return Refused(message)
         return StoreError(message)
+
+    def _no_space(self) -> bool:
+        """A full disk shows as a failing one where SQLite needs room for its index of the log."""
+        with suppress(OSError):
+            return shutil.disk_usage(self._path.parent).free < LEAST_FREE_BYTES
+        return False
 
 
 class _Transaction(Transaction):
@@ -144,7 +164,7 @@ def _open(path: Path) -> sqlite3.Connection:
         # Of a new file: a batch fills pages, and large ones cost a fifth less.
         database.execute("PRAGMA page_size=16384")
         _use_wal(database)
-        database.execute("PRAGMA synchronous=FULL")
+        database.execute("PRAGMA synchronous=NORMAL")
         database.execute(f"PRAGMA journal_size_limit={WAL_LIMIT_BYTES}")
         _make(database)
     except sqlite3.Error:

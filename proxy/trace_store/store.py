@@ -181,7 +181,7 @@ class TraceStore:
         if not self._pending:
             self._pending.append(_Chunk())
         chunk = self._pending[0]
-        full = min(CHUNK, len(chunk.rows) + len(self._queue))
+        full = min(CHUNK, len(chunk.rows) + min(len(self._queue), self._room()))
         try:
             try:
                 with database.transaction() as transaction:
@@ -223,12 +223,16 @@ class TraceStore:
         while self._queue:
             if not self._pending or len(self._pending[-1].rows) >= CHUNK:
                 self._pending.append(_Chunk())
-            room = self._limit - sum(len(chunk.rows) for chunk in self._pending)
+            room = self._room()
             if room > 0:
                 self._encode(self._pending[-1], room)
             else:
                 beyond = len(self._encode(_Chunk()))
                 self._lose(beyond, "the store cannot be written, and the queue is full")
+
+    def _room(self) -> int:
+        """How many more may wait for the database."""
+        return max(0, self._limit - sum(len(chunk.rows) for chunk in self._pending))
 
     def _encode(self, chunk: _Chunk, most: int = BATCH) -> list[Row]:
         """At most `most` queued traces, finished and added to the chunk."""

@@ -29,7 +29,7 @@ class Writer:
     """A running `trace_writer.py`."""
 
     def __init__(self, target: Path | str, name: str, per_second: float, count: int | None = None) -> None:
-        self._said = tempfile.TemporaryFile("w+")
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by `end`
         command = [sys.executable, str(WRITER), str(target), name, str(per_second), *([str(count)] if count else [])]
         paths = os.pathsep.join([str(WRITER.parents[2]), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(command, stdout=self._said, env={**os.environ, "PYTHONPATH": paths})
