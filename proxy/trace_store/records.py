@@ -29,4 +29,6 @@ def _whole(value: Any) -> Any:
         return {name: _whole(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, list):
         return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
     return value
