@@ -100,7 +100,7 @@ async def test_answers_are_given_while_the_disk_is_full(small_disk: Path, fleet:
     for _ in range(300):
         assert (await proxy.ask()).status_code == 200
     traces = proxy.service.traces
-    await until(lambda: traces.dropped > 0)
+    await until(lambda: traces.dropped > 0 and traces.problem is not None)
     ready = await proxy.client.get("/ready")
     assert (ready.status_code, ready.json()["traces"]["problem"]) == (200, "the disk is full")
     page = (await proxy.client.get("/metrics")).text
