@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -21,7 +21,11 @@ from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
 from proxy.plan_view import plan_view
 from proxy.server_protocol import EXTENSION
 from proxy.service import Service
+from proxy.trace_routes import as_proxy_error, list_traces, one_trace
+from proxy.trace_store import StoreError
 from strategies.registry import Registry
+
+log = logging.getLogger("paretoproxy")
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -72,9 +76,10 @@ def _side_routes() -> FastAPI:
     app.get("/v1/models", dependencies=key)(_models)
     app.get("/v1/models/{name:path}", dependencies=key)(_model)
     app.post("/v1/plan", dependencies=key)(_plan)
-    app.get("/v1/traces", dependencies=key)(_traces)
-    app.get("/v1/traces/{trace_id}", dependencies=key)(_trace)
+    app.get("/v1/traces", dependencies=key)(list_traces)
+    app.get("/v1/traces/{trace_id}", dependencies=key)(one_trace)
     app.add_exception_handler(ProxyError, _as_envelope)
+    app.add_exception_handler(StoreError, _as_envelope)
     app.add_exception_handler(HTTPException, _as_envelope)
     app.add_exception_handler(RequestValidationError, _as_envelope)
     return app
@@ -96,7 +101,7 @@ async def _health() -> dict[str, str]:
 
 async def _ready(request: Request) -> Response:
     """200 once at least one backend serves, else 503; either way each backend's state, and what it can (null until it
-    was asked)."""
+    was asked), and whether traces are written: without them, answers are given all the same."""
     backends = {
         backend.name: {
             "serving": backend.health.serving,
@@ -105,8 +110,10 @@ async def _ready(request: Request) -> Response:
         }
         for backend in _service(request).catalog.backends
     }
+    store = _service(request).traces
+    traces = {"problem": store.problem, "waiting": store.waiting, "dropped": store.dropped}
     ready = any(state["serving"] for state in backends.values())
-    return JSONResponse({"ready": ready, "backends": backends}, 200 if ready else 503)
+    return JSONResponse({"ready": ready, "backends": backends, "traces": traces}, 200 if ready else 503)
 
 
 async def _metrics(request: Request) -> Response:
@@ -136,33 +143,15 @@ async def _plan(request: Request) -> Response:
     return JSONResponse(view)
 
 
-async def _traces(
-    request: Request,
-    limit: int = Query(50, ge=1, le=1000),
-    model: str | None = None,
-    strategy: str | None = None,
-    backend: str | None = None,
-    outcome: str | None = None,
-    slo_status: str | None = None,
-) -> dict[str, Any]:
-    store = _service(request).traces
-    wanted = {"model": model, "strategy": strategy, "backend": backend, "outcome": outcome, "slo_status": slo_status}
-    return {"object": "list", "data": await asyncio.to_thread(store.latest, limit, **wanted)}
-
-
-async def _trace(request: Request, trace_id: str) -> dict[str, Any]:
-    found = await asyncio.to_thread(_service(request).traces.get, trace_id)
-    if found is None:
-        raise NotFound(f"No trace {trace_id!r} (traces appear within a second).", code="trace_not_found")
-    return found
-
-
 async def _as_envelope(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         error = _from_http(request, error)
     elif isinstance(error, RequestValidationError):
         first = error.errors()[0]
         error = InvalidRequest(f"{first['loc'][-1]}: {first['msg']}", param=str(first["loc"][-1]))
+    elif isinstance(error, StoreError):
+        log.warning("%s", error)
+        error = as_proxy_error(error)
     assert isinstance(error, ProxyError)
     headers = {name.decode(): value.decode() for name, value in error.headers()}
     return JSONResponse(envelope(error), error.http_status, headers)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from proxy.upstream.pool import Origin
 
@@ -48,9 +48,32 @@ class SloConfig(_Section):
 
 class TracesConfig(_Section):
     path: Path | None = Path("traces.db")
+    url: SecretStr | None = Field(None, description="PostgreSQL instead of a file: postgresql://USER@HOST/DATABASE")
+    retention_days: float | None = Field(None, gt=0, description="how long traces are kept; null: for ever")
     otlp_endpoint: str | None = None
     store_prompts: bool = False
     queue_size: int = Field(10_000, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_store(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("url") is not None:
+            if data.get("path") is not None:
+                raise ValueError("give either `path` (SQLite) or `url` (PostgreSQL)")
+            return {**data, "path": None}
+        return data
+
+    @field_validator("url")
+    @classmethod
+    def _postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("not a PostgreSQL URL: postgresql://USER@HOST:PORT/DATABASE")
+        return url
+
+    @property
+    def target(self) -> Path | str | None:
+        """What the trace store takes."""
+        return self.url.get_secret_value() if self.url is not None else self.path
 
 
 class LaunchConfig(_Section):

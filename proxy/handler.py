@@ -72,12 +72,12 @@ class Handler:
                 await send_error(client, internal, [(b"x-request-id", request_id.encode())])
         finally:
             trace.latency_ms = round((self._service.clock() - arrived_at) * 1e3, 3)
-            known = trace.model if trace.model in self._service.catalog.choices else "unknown"
-            self._service.metrics.observe(trace, known or "unknown")
+            known = trace.model if trace.model and trace.model in self._service.catalog.choices else "unknown"
+            self._service.metrics.observe(trace, known)
             finish = exchange.finish if exchange is not None else None
             if finish is None:
                 self._service.metrics.count_tokens(trace)
-            self._service.traces.record(trace, finish)
+            self._service.traces.record(trace, finish, known)
             client.end()
 
     async def _dispatch(self, exchange: Exchange) -> None:

@@ -238,7 +238,7 @@ class _Traces(TraceStore):
         super().__init__(None, 1)
         self._on_trace = on_trace
 
-    def record(self, trace: Trace, finish: Finish | None = None) -> None:
+    def record(self, trace: Trace, finish: Finish | None = None, model: str | None = None) -> None:
         if finish is not None:
             finish(trace)
         if self._on_trace is not None:

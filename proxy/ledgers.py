@@ -60,6 +60,11 @@ def of_request(parts: Sequence[Part]) -> Ledgers:
     )
 
 
+def by_backend(parts: Sequence[Part]) -> dict[str, Ledgers]:
+    """Of each backend by itself, where there are several."""
+    return {part.backend.name: of_request([part]) for part in parts} if len(parts) > 1 else {}
+
+
 def _marginal(part: Part) -> Amount:
     config, profile = part.backend.config, part.backend.profile
     if profile.assumed:

@@ -161,6 +161,9 @@ class _Live(Collector):
                 within.add_metric([backend.name, f"{quantile:g}"], backend.correction.within[quantile])
         yield from (up, flight, others, missing, busy, bias, spread, known, within)
         yield CounterMetricFamily("paretoproxy_traces_dropped", "Traces not stored", value=self._traces.dropped)
+        works = float(self._traces.problem is None)
+        yield GaugeMetricFamily("paretoproxy_trace_store_up", "0 while traces cannot be written", value=works)
+        yield GaugeMetricFamily("paretoproxy_traces_waiting", "Traces not yet stored", value=self._traces.waiting)
         yield CounterMetricFamily("paretoproxy_traces_written", "Traces stored", value=self._traces.written)
 
 

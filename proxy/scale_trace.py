@@ -74,7 +74,8 @@ def note_run(trace: Trace, run: Run, arrived_at: float, backends: Mapping[str, B
         trace.branches.extend([_call(call, arrived_at, first + i) for i, call in enumerate(calls)])
     trace.prompt_tokens = sum(row.prompt_tokens for row in trace.branches if row.role not in SCORED)
     trace.completion_tokens = sum(row.completion_tokens for row in trace.branches)
-    trace.ledgers = ledgers.of_request(_parts(trace.branches, backends))
+    parts = _parts(trace.branches, backends)
+    trace.ledgers, trace.backend_ledgers = ledgers.of_request(parts), ledgers.by_backend(parts)
 
 
 def _prompt_tokens(branches: Sequence[BranchStream]) -> dict[int, int]:

@@ -66,7 +66,7 @@ class Service:
         registry = registry or Registry.installed()
         api_keys = client_api_keys(config)
         catalog = catalogs.build(config, registry, time.monotonic)
-        traces = TraceStore(config.traces.path, config.traces.queue_size)
+        traces = TraceStore(config.traces.target, config.traces.queue_size, config.traces.retention_days)
         await asyncio.to_thread(traces.start)
         probers = Prober(catalog.backends), Prober(catalog.pooled, ask_capabilities=False, late_looks=POOLED_LATE_LOOKS)
         for prober in probers:

@@ -56,13 +56,15 @@ class PlanTrace(msgspec.Struct, omit_defaults=True):
 
 class Trace(msgspec.Struct, omit_defaults=True):
     """One request. `received_at`: Unix seconds; `request_id`: the client's own, None where it is the trace's id;
-    `slo_status`: met, missed, degraded or none."""
+    `key`: the name of the API key that asked;
+    `slo_status`: met, missed, degraded or none; `backend_ledgers`: of each backend, where several were used."""
 
     id: str
     received_at: float
     path: str
     request_id: str | None = None
     model: str | None = None
+    key: str | None = None
     stream: bool = False
     outcome: TraceOutcome = "answered"
     status: int = 0
@@ -78,6 +80,7 @@ class Trace(msgspec.Struct, omit_defaults=True):
     completion_tokens: int = 0
     tokens_exact: bool = True
     ledgers: Ledgers | None = None
+    backend_ledgers: dict[str, Ledgers] = {}
     slo_status: str = "none"
     error: str | None = None
     prompt: Any = None

@@ -62,7 +62,7 @@ def _headers(flags: dict[str, Any]) -> Headers:
 
 
 async def _view(config: Config, headers: Headers, body: bytes) -> dict[str, Any]:
-    quiet = config.model_copy(update={"traces": config.traces.model_copy(update={"path": None})})
+    quiet = config.model_copy(update={"traces": config.traces.model_copy(update={"path": None, "url": None})})
     service = await Service.start(quiet)
     try:
         await asyncio.gather(*(probe(backend) for backend in service.catalog.backends))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,47 @@ from proxy.config import ConfigError, load
 from proxy.trace_store import TraceStore
 
 
+def _moment(value: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no time, as 2026-11-26 or 2026-11-26T12:30:00+01:00") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
 @click.command("traces")
 @click.argument("trace_id", required=False)
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="Read the store of this configuration.")
 @click.option("--path", type=click.Path(path_type=Path), help="Read this store; default: traces.db here.")
+@click.option("--since", type=_moment, help="Received from then on, as 2026-11-26 or 2026-11-26T12:30:00+01:00.")
+@click.option("--until", type=_moment, help="Received before then; without a zone, both are UTC.")
+@click.option("--model")
+@click.option("--key", help="The name of the API key that asked.")
+@click.option("--after", help="List on after this trace.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--json", "as_json", is_flag=True, help="One JSON record a line.")
-def command(trace_id: str | None, config_path: Path | None, path: Path | None, limit: int, as_json: bool) -> None:
+def command(
+    trace_id: str | None,
+    config_path: Path | None,
+    path: Path | None,
+    since: datetime | None,
+    until: datetime | None,
+    model: str | None,
+    key: str | None,
+    after: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
     """Read the trace store: the newest requests, or one whole (by its trace id)."""
-    store = TraceStore(_path(config_path, path), 1)
+    store = TraceStore(_target(config_path, path), 1)
     if trace_id is not None:
         record = store.get(trace_id)
         if record is None:
             raise click.UsageError(f"no trace {trace_id} in the store")
         click.echo(json.dumps(record, indent=2))
         return
-    records = store.latest(limit)
+    times = {name: moment.timestamp() for name, moment in (("since", since), ("until", until)) if moment is not None}
+    records = store.page(limit, after=after, **times, equal={"model": model, "key": key}).records
     if as_json:
         for record in records:
             click.echo(json.dumps(record))
@@ -37,13 +63,14 @@ def command(trace_id: str | None, config_path: Path | None, path: Path | None, l
         _show(records)
 
 
-def _path(config_path: Path | None, path: Path | None) -> Path:
+def _target(config_path: Path | None, path: Path | None) -> Path | str:
+    target: Path | str | None = path
     if path is None and config_path is not None:
-        path = load(config_path).traces.path
-    path = path or Path("traces.db")
-    if not path.exists():
-        raise ConfigError(f"there is no trace store at {path}; give --config or --path")
-    return path
+        target = load(config_path).traces.target
+    target = target or Path("traces.db")
+    if isinstance(target, Path) and not target.exists():
+        raise ConfigError(f"there is no trace store at {target}; give --config or --path")
+    return target
 
 
 def _show(records: list[dict[str, Any]]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import uvloop
 from http_rig import Fleet
+from postgres_server import PostgresServer, binaries
 from upstream_rig import Rig
 
 _ON_UVLOOP = ("test_http_client_leaves", "test_http_backend_dies", "test_http_streaming", "test_http_backpressure")
@@ -39,3 +40,26 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     fleet = Fleet(tmp_path)
     yield fleet
     await fleet.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real server. Tests that stop it start it again."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: no initdb and postgres on the PATH or in /usr/lib/postgresql")
+    server = PostgresServer(programs)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """An empty trace store of each kind."""
+    if request.param == "sqlite":
+        return tmp_path / "traces.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()

@@ -131,6 +131,19 @@ def test_an_error_in_a_variable_names_the_variable(tmp_path: Path, variable: str
     assert error in _error(tmp_path, FLEET, **{variable: value})
 
 
+def test_traces_go_to_a_file_or_to_postgresql(tmp_path: Path) -> None:
+    url = "postgresql://proxy:hush@db/traces"
+    traces = _load(tmp_path, FLEET, TRACES__URL=url).traces
+    assert (traces.target, traces.path, "hush" in repr(traces)) == (url, None, False)
+    both = _error(tmp_path, FLEET, TRACES__URL=url, TRACES__PATH="traces.db")
+    assert "traces: give either `path` (SQLite) or `url` (PostgreSQL)" in both
+    wrong = _error(tmp_path, FLEET, TRACES__URL="mysql://u:hush@db/traces")
+    assert "traces.url: not a PostgreSQL URL: postgresql://USER@HOST:PORT/DATABASE" in wrong and "hush" not in wrong
+    assert "traces.retention_days: Input should be greater than 0" in _error(
+        tmp_path, FLEET, TRACES__RETENTION_DAYS="0"
+    )
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "tokenizer.json").touch()

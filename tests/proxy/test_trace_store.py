@@ -1,5 +1,6 @@
 """Traces on disk: written off the request's way, never lost silently."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -8,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy import trace_store
 from proxy.trace import PlanTrace, Trace
-from proxy.trace_store import StoreError, TraceStore
+from proxy.trace_store import StoreError, TraceStore, wal_sync
+from proxy.trace_store import store as store_module
 
 
 def _trace(trace_id: str, model: str = "m", strategy: str | None = None) -> Trace:
@@ -140,7 +141,7 @@ def test_a_database_deleted_or_replaced_under_it_is_noticed(tmp_path: Path, repl
 
 
 def test_the_writer_outlives_a_quiet_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace_store, "FLUSH_EVERY_S", 0.001)
+    monkeypatch.setattr(store_module, "FLUSH_EVERY_S", 0.001)
     with _open(tmp_path / "traces.db") as store:
         _block(store).set()
         assert store._thread is not None
@@ -176,3 +177,21 @@ def test_a_trace_after_the_close_is_counted_as_dropped(tmp_path: Path) -> None:
         pass
     store.record(_trace("late"))
     assert store.dropped == 1
+
+
+def test_the_log_is_brought_to_the_disk_beside_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for many commits, and not again while nothing is written."""
+    synced: list[tuple[str, str]] = []
+    done = threading.Event()
+
+    def fsync(file: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{file}"), threading.current_thread().name))
+        done.set()
+
+    monkeypatch.setattr(wal_sync, "EVERY_S", 0.02)
+    monkeypatch.setattr(wal_sync.os, "fsync", fsync)
+    with _open(tmp_path / "traces.db") as store:
+        store.record(_trace("a"))
+        assert done.wait(5)
+        threading.Event().wait(0.1)
+    assert synced == [(str(tmp_path / "traces.db-wal"), "traces-sync")]
