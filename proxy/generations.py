@@ -12,23 +12,29 @@ from proxy.catalog import Served
 from proxy.errors import Unavailable
 from proxy.planner import Plan
 from proxy.trace import Trace
+from proxy.trace_context import BRANCHES, ROOT
 from proxy.upstream.request import forwarded_lines
 from strategies.base import WHOLE, Generation
 
 CHAT = "/v1/chat/completions"
+SHARED_FROM_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)
 class Requests:
-    """Of one plan (`fanout.Requests`). All branches of the client's own request are the same bytes, but for the seed
-    where the client gave one."""
+    """Of one plan (`fanout.Requests`). All branches of the client's own request have the same body, but for the seed
+    where the client gave one; each has its span in its trace context. `first_row`: of this plan's branches in the
+    trace."""
 
     call: Call
     plan: Plan
     live: bool
     lines: bytes
     fastest: Callable[[Served], Backend | None]
-    _own: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)  # by interval: the body, and the whole request
+    trace: Trace
+    first_row: int
+    _own: dict[int, bytes] = field(default_factory=dict)  # by interval: the body
+    _shared: dict[int, bytes] = field(default_factory=dict)  # by interval: the whole request, where it is large
 
     @classmethod
     def of(
@@ -36,8 +42,8 @@ class Requests:
     ) -> Requests:
         """The client's own headers go along, but not its request id: branches are requests of their own, tied together
         by the trace context."""
-        own = [(name, value) for name, value in call.headers if name not in (b"x-request-id", b"traceparent")]
-        return cls(call, plan, live, forwarded_lines(own) + trace.context_line(), fastest)
+        own = [(name, value) for name, value in call.headers if name != b"x-request-id"]
+        return cls(call, plan, live, forwarded_lines(own), fastest, trace, len(trace.branches))
 
     def __call__(self, generation: Generation, index: int, every_tokens: int = 0) -> tuple[Backend, bytes]:
         """Raises Unavailable where the judge or the larger model has no backend that serves; InvalidRequest."""
@@ -52,17 +58,25 @@ class Requests:
         if seed is not None and generation.prompt is None:
             body = upstream_body.with_seed(body, seed + index)
         path = CHAT if generation.prompt is not None else self.call.path
-        return backend, backend.head(path).with_body(body, self.lines)
+        return backend, backend.head(path).with_body(body, self._context(index))
 
     def _whole(self, index: int, interval: int) -> bytes:
         backend, seed = self.plan.backend, self.call.peek.seed
-        if interval not in self._own:
+        body = self._own.get(interval)
+        if body is None:
             body = upstream_body.branch(self.call, backend.model, live=self.live, interval=interval)
-            self._own[interval] = body, backend.head(self.call.path).with_body(body, self.lines)
-        body, request = self._own[interval]
-        if seed is None or index == 0:
-            return request
-        return backend.head(self.call.path).with_body(upstream_body.with_seed(body, seed + index), self.lines)
+            self._own[interval] = body
+        head = backend.head(self.call.path)
+        if seed is not None and index > 0:
+            return head.with_body(upstream_body.with_seed(body, seed + index), self._context(index))
+        if len(body) < SHARED_FROM_BYTES:
+            return head.with_body(body, self._context(index))
+        if interval not in self._shared:  # sixteen copies of an image are worth more than sixteen parents
+            self._shared[interval] = head.with_body(body, self.lines + self.trace.context_lines(ROOT))
+        return self._shared[interval]
+
+    def _context(self, index: int) -> bytes:
+        return self.lines + self.trace.context_lines(BRANCHES + self.first_row + index)
 
     def _backend(self, generation: Generation) -> Backend:
         if generation.model == "own":

@@ -56,7 +56,7 @@ BACKEND = "models:\n- name: m\n  backends:\n  - name: a\n    url: http://a\n"
         ),
         ("models: []\n", "fleet.yaml:1: models: List should have at least 1 item"),
         ("", "fleet.yaml:1: models: Field required"),
-        ("- a\n", "fleet.yaml:1: expected a mapping with the keys server, slo, traces, models"),
+        ("- a\n", "fleet.yaml:1: expected a mapping with the keys server, slo, traces, telemetry, models"),
         ("server:\n  port: 1\n  port: 2\n" + FLEET, "fleet.yaml:3: the key 'port' is given twice"),
         ("server: {a: [}\n", "fleet.yaml:1: expected the node content, but found '}'"),
         ("server:\n  ? [a]\n  : 1\n", "fleet.yaml:2: a key must be a plain value"),
