@@ -60,7 +60,7 @@ class MetricBuilder:
         unit = next((unit for suffix, unit in _UNITS.items() if family.name.endswith(suffix)), "1")
         if family.type != "histogram":
             points = [
-                NumberDataPoint(dict(sample.labels), self._since, now, sample.value)
+                NumberDataPoint(dict(sample.labels), self._since, now, float(sample.value))
                 for sample in family.samples
                 if not sample.name.endswith("_created")
             ]
