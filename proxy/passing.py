@@ -93,7 +93,7 @@ async def _metered(
         trace.status = sink.status
         if sink.status >= 400:
             error_type = str(sink.status)
-        if sink.first_at is not None:
+        if sink.events and sink.first_at is not None:
             trace.ttft_ms = round((sink.first_at - exchange.arrived_at) * 1e3, 3)
     except (NothingSent, CutShort) as failure:
         error, error_type = str(failure), failure.kind

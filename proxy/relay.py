@@ -22,7 +22,7 @@ class RelaySink:
     """Holds what has arrived and was not yet taken; pauses the backend when the client is slow.
 
     `tail`: the last bytes of the body, where the usage stands; `events`: how many SSE events went by; `first_at`: when
-    the first bytes of an answer in pieces had come, on the proxy's clock.
+    the client was given the first of it, on the proxy's clock.
     """
 
     # Class-level defaults: one of these is made per request, and most never change most of them.
@@ -153,6 +153,7 @@ async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool
             headers = [line for line in returned_headers(sink.headers) if line[0] not in ours]
             headers += extra
             if whole:
+                sink.first_at = clock()
                 await client.send_whole(sink.status, headers, sink.take())
                 return
             await client.send({"type": "http.response.start", "status": sink.status, "headers": headers})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import uvloop
+from collector import HttpCollector
 from http_rig import Fleet
 from upstream_rig import Rig
 
@@ -39,3 +40,12 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     fleet = Fleet(tmp_path)
     yield fleet
     await fleet.close()
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpCollector]:
+    """Ask for it before `fleet`, so that it is still there when the proxy sends its last."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    collector = HttpCollector()
+    yield collector
+    collector.stop()

@@ -28,13 +28,9 @@ ECHO = f"{PROMPT} {ANSWER} {UPSTREAM_KEY} {CLIENT_KEY}"
 CANARY = b"CANARY"
 
 
-@pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpCollector]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+@pytest.fixture(autouse=True)
+def upstream_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UPSTREAM_KEY", UPSTREAM_KEY)
-    collector = HttpCollector()
-    yield collector
-    collector.stop()
 
 
 @pytest.fixture
@@ -108,7 +104,7 @@ def assert_no_canary(told: bytes) -> None:
     assert at < 0, told[max(0, at - 300) : at + 100]
 
 
-async def test_on_every_path_nothing_is_told(fleet: Fleet, collector: HttpCollector, logged: io.StringIO) -> None:
+async def test_on_every_path_nothing_is_told(collector: HttpCollector, fleet: Fleet, logged: io.StringIO) -> None:
     backend = await fleet.backend()
     proxy = await proxied(fleet, collector)
     requests = 0
@@ -131,7 +127,7 @@ async def test_on_every_path_nothing_is_told(fleet: Fleet, collector: HttpCollec
 
 
 async def test_a_fault_of_our_own_is_told_without_the_request(
-    fleet: Fleet, collector: HttpCollector, logged: io.StringIO
+    collector: HttpCollector, fleet: Fleet, logged: io.StringIO
 ) -> None:
     async def breaks(context: Context) -> Outcome:
         raise RuntimeError(f"no rule for {context.question}")
@@ -146,7 +142,7 @@ async def test_a_fault_of_our_own_is_told_without_the_request(
     assert_no_canary(told)
 
 
-async def test_a_reward_model_that_echoes(fleet: Fleet, collector: HttpCollector, logged: io.StringIO) -> None:
+async def test_a_reward_model_that_echoes(collector: HttpCollector, fleet: Fleet, logged: io.StringIO) -> None:
     backend = await fleet.backend()
     backend.otherwise = SAYS
     reward = await fleet.pooled("outcome")
@@ -158,7 +154,7 @@ async def test_a_reward_model_that_echoes(fleet: Fleet, collector: HttpCollector
 
 
 async def test_an_operator_who_wants_them_stored_has_them_there_alone(
-    fleet: Fleet, collector: HttpCollector, logged: io.StringIO
+    collector: HttpCollector, fleet: Fleet, logged: io.StringIO
 ) -> None:
     backend = await fleet.backend()
     backend.otherwise = SAYS

@@ -6,7 +6,6 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,14 +16,6 @@ from scripted_backend import answers, dies, says, until
 from proxy.telemetry import export
 
 TRACE_ID, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-
-
-@pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpCollector]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    collector = HttpCollector()
-    yield collector
-    collector.stop()
 
 
 def to(url: str, **telemetry: Any) -> dict[str, Any]:
@@ -51,7 +42,7 @@ async def until_metric(proxy: RunningProxy, name: str, least: float) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_vote_is_a_tree_under_the_clients_own_span(fleet: Fleet, collector: HttpCollector) -> None:
+async def test_a_vote_is_a_tree_under_the_clients_own_span(collector: HttpCollector, fleet: Fleet) -> None:
     backend, proxy = await fleet.one(**to(collector.url, headers={"x-collector-key": "k"}))
     backend.will(says("\\boxed{4}"), dies("\\boxed{5}", after=2), says("\\boxed{4}", tokens=6))
 
@@ -79,7 +70,7 @@ async def test_a_vote_is_a_tree_under_the_clients_own_span(fleet: Fleet, collect
     assert abs(root.start / 1e9 - time.time()) < 60
 
 
-async def test_what_the_spans_of_a_vote_tell(fleet: Fleet, collector: HttpCollector) -> None:
+async def test_what_the_spans_of_a_vote_tell(collector: HttpCollector, fleet: Fleet) -> None:
     backend, proxy = await fleet.one(**to(collector.url))
     backend.will(says("\\boxed{4}"), dies("\\boxed{5}", after=2), says("\\boxed{4}", tokens=6))
     answer = await proxy.ask(vote(3), x_slo_latency_ms="60000", x_slo_cost_usd="1")
@@ -112,7 +103,7 @@ async def test_what_the_spans_of_a_vote_tell(fleet: Fleet, collector: HttpCollec
     assert select.attributes["paretoproxy.selection.votes"] == 2
 
 
-async def test_pass_through_and_a_retry_are_branches_too(fleet: Fleet, collector: HttpCollector) -> None:
+async def test_pass_through_and_a_retry_are_branches_too(collector: HttpCollector, fleet: Fleet) -> None:
     backends = [await fleet.backend("a"), await fleet.backend("b")]
     proxy = await fleet.proxy(**to(collector.url))
     for backend in backends:
@@ -126,7 +117,7 @@ async def test_pass_through_and_a_retry_are_branches_too(fleet: Fleet, collector
     assert (first.attributes["error.type"], first.status) == ("503", "ERROR")
 
 
-async def test_a_refusal_and_a_clients_unsampled_trace(fleet: Fleet, collector: HttpCollector) -> None:
+async def test_a_refusal_and_a_clients_unsampled_trace(collector: HttpCollector, fleet: Fleet) -> None:
     backend, proxy = await fleet.one(**to(collector.url))
     await proxy.ask(chat(), traceparent=f"00-{TRACE_ID}-{PARENT}-00")
     await proxy.ask(chat(model="unknown-to-us"))
@@ -138,7 +129,7 @@ async def test_a_refusal_and_a_clients_unsampled_trace(fleet: Fleet, collector: 
 
 
 async def test_metrics_go_out_as_the_page_has_them_and_under_the_conventions_names(
-    fleet: Fleet, collector: HttpCollector
+    collector: HttpCollector, fleet: Fleet
 ) -> None:
     _, proxy = await fleet.one(**to(collector.url, metrics_every_s=0.1))
     await proxy.ask(vote(2))
@@ -156,6 +147,7 @@ async def test_metrics_go_out_as_the_page_has_them_and_under_the_conventions_nam
 async def test_the_same_over_grpc(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     collector = GrpcCollector()
+    monkeypatch.setattr(export, "CLOSE_WITHIN_S", 0.2)  # it is gone before the fleet is
     try:
         headers = {"X-Collector-Key": "k"}
         _, proxy = await fleet.one(**to(collector.url, protocol="grpc", headers=headers, metrics_every_s=0.1))
@@ -179,7 +171,7 @@ EXPORTED = 'paretoproxy_telemetry_traces_total{result="exported"}'
 
 
 @pytest.mark.parametrize("trouble", ["down", "answers 503", "hangs"])
-async def test_no_request_notices_a_collector_in_trouble(fleet: Fleet, collector: HttpCollector, trouble: str) -> None:
+async def test_no_request_notices_a_collector_in_trouble(collector: HttpCollector, fleet: Fleet, trouble: str) -> None:
     url = collector.url if trouble != "down" else "http://127.0.0.1:9"
     collector.status = 503 if trouble == "answers 503" else 200
     collector.gate = threading.Event() if trouble == "hangs" else None
@@ -194,7 +186,7 @@ async def test_no_request_notices_a_collector_in_trouble(fleet: Fleet, collector
     await until_metric(proxy, FAILED, 1)
 
 
-async def test_when_the_collector_comes_back_so_do_the_spans(fleet: Fleet, collector: HttpCollector) -> None:
+async def test_when_the_collector_comes_back_so_do_the_spans(collector: HttpCollector, fleet: Fleet) -> None:
     _, proxy = await fleet.one(**to(collector.url, timeout_s=0.2))
     collector.status = 500
     await proxy.ask(chat())
@@ -204,7 +196,7 @@ async def test_when_the_collector_comes_back_so_do_the_spans(fleet: Fleet, colle
     await until_metric(proxy, EXPORTED, 1)
 
 
-async def test_shutting_down_sends_what_waits(fleet: Fleet, collector: HttpCollector) -> None:
+async def test_shutting_down_sends_what_waits(collector: HttpCollector, fleet: Fleet) -> None:
     _, proxy = await fleet.one(**to(collector.url, metrics_every_s=3600))
     for _ in range(5):
         await proxy.ask(chat())
@@ -214,7 +206,7 @@ async def test_shutting_down_sends_what_waits(fleet: Fleet, collector: HttpColle
 
 
 async def test_shutting_down_does_not_wait_for_a_collector_that_hangs(
-    fleet: Fleet, collector: HttpCollector, monkeypatch: pytest.MonkeyPatch
+    collector: HttpCollector, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "CLOSE_WITHIN_S", 0.5)
     collector.gate = threading.Event()
@@ -226,7 +218,7 @@ async def test_shutting_down_does_not_wait_for_a_collector_that_hangs(
     assert time.monotonic() - began < 4
 
 
-async def test_content_is_in_spans_only_where_it_is_turned_on(fleet: Fleet, collector: HttpCollector) -> None:
+async def test_content_is_in_spans_only_where_it_is_turned_on(collector: HttpCollector, fleet: Fleet) -> None:
     _, proxy = await fleet.one(**to(collector.url, content=True))
     await proxy.ask(vote(2))
     root, *_ = await spans(collector, 5)
