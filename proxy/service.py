@@ -19,6 +19,7 @@ from proxy.metrics import Metrics
 from proxy.planner import Chooser, choose
 from proxy.probe import POOLED_LATE_LOOKS, Prober
 from proxy.telemetry import Telemetry
+from proxy.telemetry import check as check_telemetry
 from proxy.trace import Trace
 from proxy.trace_store import Finish, TraceStore
 from strategies.answers import MathVerifyPool
@@ -69,6 +70,7 @@ class Service:
         """Raises ConfigError, StoreError."""
         registry = registry or Registry.installed()
         api_keys = client_api_keys(config)
+        check_telemetry(config)
         catalog = catalogs.build(config, registry, time.monotonic)
         traces = TraceStore(config.traces.path, config.traces.queue_size)
         await asyncio.to_thread(traces.start)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
@@ -37,6 +38,7 @@ TRACES_PER_BATCH = 16
 SPANS_PER_EXPORT = 512
 GATHER_S = 0.5
 CLOSE_WITHIN_S = 5.0
+MAX_CONTENT = 64 * 1024  # characters of an answer, bytes of a prompt; a longer prompt is left out
 
 
 class Page(Protocol):
@@ -111,7 +113,11 @@ class Telemetry(Collector):
     def offer(self, trace: Trace) -> None:
         """A finished trace; one that its caller did not sample is left out."""
         if trace.sampled:
-            self._traces.put(_with_content(trace) if self._content else trace)
+            self._traces.put(_bounded(trace, self._content))
+
+    def use(self, backends: Mapping[str, Backend]) -> None:
+        """All that there are from now on, by name: after a reload."""
+        self._build_spans.backends = self._build_metrics.backends = backends
 
     async def aclose(self) -> None:
         """Send what waits, and the last numbers, for `CLOSE_WITHIN_S` at most."""
@@ -199,10 +205,18 @@ class Telemetry(Collector):
             log.error("spans or metrics are lost: %s; see paretoproxy_telemetry_traces_total", why)
 
 
-def _with_content(trace: Trace) -> Trace:
-    """A copy: what the store may not keep is taken out of the record itself afterwards."""
+def _bounded(trace: Trace, content: bool) -> Trace:
+    """What waits in the queue must not hold prompts of any size; and what the store may not keep is taken out of the
+    record itself afterwards. So a copy, where there is content."""
+    if trace.prompt is None and trace.answer is None and not content:
+        return trace
     kept = copy.copy(trace)
     kept.branches = [copy.copy(branch) for branch in trace.branches]
+    for branch in kept.branches:
+        branch.answer = branch.answer[:MAX_CONTENT] if content and branch.answer is not None else None
+    kept.answer = kept.answer[:MAX_CONTENT] if content and kept.answer is not None else None
+    if not content or len(msgspec.json.encode(kept.prompt)) > MAX_CONTENT:
+        kept.prompt = None
     return kept
 
 

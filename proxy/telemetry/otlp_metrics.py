@@ -44,7 +44,7 @@ class MetricBuilder:
 
     def __init__(self, resource: Resource, backends: Mapping[str, Backend]) -> None:
         self._resource = resource
-        self._backends = backends
+        self.backends = backends
         self._since = time.time_ns()
 
     def data(self, families: Iterable[prometheus.Metric]) -> MetricsData:
@@ -83,7 +83,7 @@ class MetricBuilder:
         return Metric(name, documentation, unit, Histogram(points, _CUMULATIVE))
 
     def _genai(self, labels: Attributes) -> Attributes:
-        backend = self._backends.get(labels["backend"])
+        backend = self.backends.get(labels["backend"])
         found: Attributes = {
             "gen_ai.operation.name": labels["operation"],
             "gen_ai.provider.name": PROVIDER,

@@ -38,12 +38,12 @@ class SpanBuilder:
 
     def __init__(self, resource: Resource, backends: Mapping[str, Backend], *, content: bool = False) -> None:
         self._resource = resource
-        self._backends = backends
+        self.backends = backends
         self._content = content
 
     def spans(self, trace: Trace) -> list[ReadableSpan]:
         """Of one request, the root first."""
-        return list(_Tree(self._resource, self._backends, self._content, trace).spans())
+        return list(_Tree(self._resource, self.backends, self._content, trace).spans())
 
 
 class _Tree:

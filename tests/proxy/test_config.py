@@ -172,3 +172,13 @@ def test_client_keys_are_a_list_of_at_least_one(tmp_path: Path) -> None:
             client_api_keys(config)
     keys.write_text("- one\n- two\n")
     assert client_api_keys(config) == {"one", "two"}
+
+
+@pytest.mark.parametrize("url", ["collector:4318", "ftp://collector", "http://user:secret@collector:4318"])
+def test_a_collector_is_a_base_url_without_a_user(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        f"traces: {{otlp_endpoint: '{url}'}}\nmodels: [{{name: m, backends: [{{name: a, url: http://a}}]}}]"
+    )
+    with pytest.raises(ConfigError, match=r"traces\.otlp_endpoint: expected the collector's base URL"):
+        load(path, environ={})

@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from http_rig import Fleet, chat, vote
 from scripted_backend import until
 
 from proxy import access_log, logs
+from proxy.cli.serve import _with_logs
+from proxy.config import load
 from proxy.current import current_trace
 from proxy.trace import Trace
 
@@ -146,3 +149,32 @@ async def test_no_access_log_unless_it_is_asked_for(fleet: Fleet, stream: io.Str
 def test_the_access_log_tells_nothing_that_the_client_wrote() -> None:
     trace = Trace(TRACE_ID, 0.0, "/v1/completions", request_id="CANARY", model="CANARY", prompt="CANARY")
     assert "CANARY" not in str(access_log.fields(trace, "unknown"))
+
+
+def test_serve_sends_all_loggers_through_one_handler(capfd: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    configured = logs.configure("json", "info")
+    try:
+        logging.getLogger("uvicorn.error").warning("Started")
+        logging.getLogger("httpx").info("chatter")
+        configured.flush()
+        (line,) = capfd.readouterr().err.splitlines()
+        assert json.loads(line)["logger"] == "uvicorn.error"
+    finally:
+        root.removeHandler(configured)
+        configured.close()
+        for handler in handlers:
+            root.addHandler(handler)
+        root.setLevel(level)
+
+
+def test_the_command_line_overrides_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text("server: {access_log: true}\nmodels: [{name: m, backends: [{name: a, url: http://a}]}]")
+    config = load(path, environ={})
+    assert _with_logs(config, None, None).server == config.server
+    assert (_with_logs(config, "json", False).server.log_format, _with_logs(config, None, False).server.access_log) == (
+        "json",
+        False,
+    )

@@ -6,14 +6,18 @@ import asyncio
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from collector import GrpcCollector, HttpCollector, Span
 from http_rig import Fleet, RunningProxy, chat, vote
 from scripted_backend import answers, dies, says, until
 
+from proxy.config import ConfigError, load
 from proxy.telemetry import export
+from proxy.trace import BranchTrace, Trace
 
 TRACE_ID, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -229,3 +233,29 @@ async def test_content_is_in_spans_only_where_it_is_turned_on(collector: HttpCol
     assert {span.attributes["paretoproxy.branch.answer"] for span in branches} == {"4"}
     stored = await proxy.trace()
     assert stored["prompt"] is None and all(branch["answer"] is None for branch in stored["branches"])
+
+
+async def test_prompts_of_any_size_do_not_wait_in_the_queue(collector: HttpCollector, fleet: Fleet) -> None:
+    """Long ones are left out of spans, and all of them where the store alone may have them."""
+    sections = to(collector.url, content=True)
+    sections["traces"]["store_prompts"] = True
+    _, proxy = await fleet.one(**sections)
+    await proxy.ask({**vote(2), "messages": [{"role": "user", "content": "x" * 100_000}]})
+    root, *_ = await spans(collector, 5)
+    assert "gen_ai.input.messages" not in root.attributes and "gen_ai.output.messages" in root.attributes
+    assert len((await proxy.trace())["prompt"][0]["content"]) == 100_000
+    stored = Trace("1" * 32, 0.0, "/", prompt=["x"], answer="x", branches=[BranchTrace(0, "a", "completed", 0, 1, 0.1)])
+    assert export._bounded(stored, content=False).prompt is None and stored.prompt == ["x"]
+
+
+def test_grpc_that_is_not_installed_is_said_before_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump({**to("http://c:4317", protocol="grpc"), "models": [MODEL]}))
+    config = load(path, environ={})
+    export.check(config)
+    monkeypatch.setattr(export, "_has_grpc", lambda: False)
+    with pytest.raises(ConfigError, match=r"telemetry.protocol: grpc needs the extra `paretoproxy\[otlp-grpc\]`"):
+        export.check(config)
+
+
+MODEL = {"name": "m", "backends": [{"name": "a", "url": "http://a"}]}
