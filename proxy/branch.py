@@ -169,7 +169,7 @@ class BranchStream:
         except EventTooLarge as error:
             self._fail(BadResponse(str(error)))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._fail(StreamFault(f"the backend sent an event that is no completion chunk: {error}"))
+            self._fail(StreamFault("the backend sent an event that is no completion chunk", quoted=str(error)))
 
     def on_end(self) -> None:
         if self._done:
@@ -197,7 +197,8 @@ class BranchStream:
         if chunk.error:
             if self.exchange is not None:
                 self.exchange.cancel()
-            self._fail(StreamFault(f"the backend reported an error mid-stream: {bytes(chunk.error)[:300]!r}"))
+            quoted = repr(bytes(chunk.error)[:300])
+            self._fail(StreamFault("the backend reported an error mid-stream", quoted=quoted))
             return
         usage = chunk.usage
         if usage is not None:

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -34,6 +35,8 @@ class ServerConfig(_Section):
     port: int = Field(8000, ge=0, le=65535)
     api_keys: Path | None = Field(None, description="YAML list of keys that clients must present")
     max_body_bytes: int = Field(10_485_760, ge=1024)
+    log_format: Literal["text", "json"] = "text"
+    access_log: bool = Field(False, description="a line per finished request")
 
 
 class SloDefaults(_Section):
@@ -53,6 +56,16 @@ class TracesConfig(_Section):
     otlp_endpoint: str | None = None
     store_prompts: bool = False
     queue_size: int = Field(10_000, ge=1)
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _endpoint(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            raise ValueError("expected the collector's base URL without a user, such as http://collector:4318")
+        return url.rstrip("/")
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +87,19 @@ class TracesConfig(_Section):
     def target(self) -> Path | str | None:
         """What the trace store takes."""
         return self.url.get_secret_value() if self.url is not None else self.path
+
+
+class TelemetryConfig(_Section):
+    """What goes to the collector at `traces.otlp_endpoint`, and how."""
+
+    protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    headers: dict[str, str] = Field({}, description="of each export, such as the collector's API key")
+    service_name: str = Field("paretoproxy", min_length=1)
+    sample_ratio: float = Field(1.0, ge=0, le=1, description="share of the requests whose client has no trace")
+    metrics_every_s: float = Field(30.0, gt=0)
+    timeout_s: float = Field(10.0, gt=0, description="of one export with its retries")
+    queue_size: int = Field(2048, ge=1, description="finished requests that wait for the collector")
+    content: bool = Field(False, description="prompts and answers as span attributes")
 
 
 class LaunchConfig(_Section):
@@ -175,6 +201,7 @@ class Config(_Section):
     server: ServerConfig = ServerConfig()
     slo: SloConfig = SloConfig()
     traces: TracesConfig = TracesConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     models: list[ModelConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -291,7 +318,7 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[Loc, int]]:
     except ValueError as error:  # a date that is none
         raise ConfigError(f"{path}: not a YAML value: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}:1: expected a mapping with the keys server, slo, traces, models")
+        raise ConfigError(f"{path}:1: expected a mapping with the keys server, slo, traces, telemetry, models")
     return data, dict(_lines(node, ()))
 
 

@@ -24,7 +24,11 @@ import msgspec
 
 
 class ProxyError(Exception):
-    """An error with its HTTP form. `param` names the field or header at fault; `retry_after_s` becomes a header."""
+    """An error with its HTTP form. `param` names the field or header at fault; `retry_after_s` becomes a header.
+
+    `code` is one of those in this package: metrics count by it. `safe`: the message without what a backend said, for
+    logs and traces.
+    """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -42,6 +46,7 @@ class ProxyError(Exception):
         self.param = param
         self.code = code
         self.retry_after_s = retry_after_s
+        self.safe = message
 
     @property
     def http_status(self) -> int:
@@ -135,8 +140,9 @@ class UpstreamFailed(ProxyError):
     status = 502
     type = "server_error"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, safe: str | None = None) -> None:
         super().__init__(message, code="upstream_failed")
+        self.safe = safe or message
 
 
 class UpstreamRefused(ProxyError):

@@ -12,24 +12,30 @@ from proxy.catalog import Served
 from proxy.errors import Unavailable
 from proxy.planner import Plan
 from proxy.trace import Trace
+from proxy.trace_context import BRANCHES, ROOT
 from proxy.upstream.request import forwarded_lines
 from strategies.base import WHOLE, Generation
 
 CHAT = "/v1/chat/completions"
+SHARED_FROM_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)
 class Requests:
-    """Of one plan (`fanout.Requests`). All branches of the client's own request are the same bytes, but for the seed
-    where the client gave one."""
+    """Of one plan (`fanout.Requests`). All branches of the client's own request have the same body, but for the seed
+    where the client gave one; each has its span in its trace context. `first_row`: of this plan's branches in the
+    trace."""
 
     call: Call
     plan: Plan
     live: bool
     lines: bytes
     fastest: Callable[[Served], Backend | None]
+    trace: Trace
+    first_row: int
     priority: Callable[[int], int] | None = None
-    _own: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)  # by interval: the body, and the whole request
+    _own: dict[int, bytes] = field(default_factory=dict)  # by interval: the body
+    _shared: dict[int, bytes] = field(default_factory=dict)  # by interval: the whole request, where it is large
 
     @classmethod
     def of(
@@ -44,8 +50,8 @@ class Requests:
     ) -> Requests:
         """The client's own headers go along, but not its request id: branches are requests of their own, tied together
         by the trace context."""
-        own = [(name, value) for name, value in call.headers if name not in (b"x-request-id", b"traceparent")]
-        return cls(call, plan, live, forwarded_lines(own) + trace.context_line(), fastest, priority)
+        own = [(name, value) for name, value in call.headers if name != b"x-request-id"]
+        return cls(call, plan, live, forwarded_lines(own), fastest, trace, len(trace.branches), priority)
 
     def __call__(self, generation: Generation, index: int, every_tokens: int = 0) -> tuple[Backend, bytes]:
         """Raises Unavailable where the judge or the larger model has no backend that serves; InvalidRequest."""
@@ -61,22 +67,29 @@ class Requests:
         if own_seed is not None or priority is not None:
             body = upstream_body.of_branch(body, own_seed, priority)
         path = CHAT if generation.prompt is not None else self.call.path
-        return backend, backend.head(path).with_body(body, self.lines)
+        return backend, backend.head(path).with_body(body, self._context(index))
 
     def _whole(self, index: int, interval: int) -> bytes:
         backend, seed = self.plan.backend, self.call.peek.seed
-        if interval not in self._own:
+        body = self._own.get(interval)
+        if body is None:
             body = upstream_body.branch(self.call, backend.model, live=self.live, interval=interval)
-            self._own[interval] = body, backend.head(self.call.path).with_body(body, self.lines)
-        body, request = self._own[interval]
-        priority = self._priority(backend, index)
+            self._own[interval] = body
+        head, priority = backend.head(self.call.path), self._priority(backend, index)
         own_seed = None if seed is None or index == 0 else seed + index
-        if own_seed is None and priority is None:
-            return request
-        return backend.head(self.call.path).with_body(upstream_body.of_branch(body, own_seed, priority), self.lines)
+        if own_seed is not None or priority is not None:
+            return head.with_body(upstream_body.of_branch(body, own_seed, priority), self._context(index))
+        if len(body) < SHARED_FROM_BYTES:
+            return head.with_body(body, self._context(index))
+        if interval not in self._shared:  # sixteen copies of an image are worth more than sixteen parents
+            self._shared[interval] = head.with_body(body, self.lines + self.trace.context_lines(ROOT))
+        return self._shared[interval]
 
     def _priority(self, backend: Backend, index: int) -> int | None:
         return None if backend.line is None or self.priority is None else self.priority(index)
+
+    def _context(self, index: int) -> bytes:
+        return self.lines + self.trace.context_lines(BRANCHES + self.first_row + index)
 
     def _backend(self, generation: Generation) -> Backend:
         if generation.model == "own":

@@ -12,6 +12,7 @@ from proxy.asgi import Receive, Scope, Send, read_body, send_error
 from proxy.authorization import authorize
 from proxy.call import Call, parse
 from proxy.controls import Controls
+from proxy.current import current_trace
 from proxy.errors import (
     ClientGone,
     InvalidControl,
@@ -24,7 +25,8 @@ from proxy.relay import CutShort
 from proxy.scale import Exchange, scale
 from proxy.server_protocol import EXTENSION, Client
 from proxy.service import Service
-from proxy.trace import Trace, ids
+from proxy.trace import Trace
+from proxy.trace_context import incoming
 from proxy.upstream.connection import Headers
 
 log = logging.getLogger("paretoproxy")
@@ -42,8 +44,11 @@ class Handler:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived_at = self._service.clock()
         headers: Headers = scope["headers"]
-        trace_id, request_id = ids(headers)
-        trace = Trace(trace_id, round(time.time(), 6), scope["path"], request_id if request_id != trace_id else None)
+        told = incoming(headers, self._service.config.telemetry.sample_ratio)
+        trace = Trace(told.trace_id, round(time.time(), 6), scope["path"], told.request_id)
+        trace.parent_id, trace.root_id, trace.tracestate, trace.sampled = told[2:]
+        request_id = trace.request_id or trace.id
+        current_trace.set(trace.id)
         client: Client = scope["extensions"][EXTENSION]
         exchange: Exchange | None = None
         try:
@@ -57,27 +62,23 @@ class Handler:
             await self._dispatch(exchange)
         except ProxyError as error:
             trace.outcome = "refused" if error.http_status < 500 or error.code == "slo_infeasible" else "failed"
-            trace.error, trace.status = error.message, error.http_status
+            trace.error, trace.error_code, trace.status = error.safe, error.code or error.type, error.http_status
             await send_error(client, error, [(b"x-request-id", request_id.encode())])
         except ClientGone:
             trace.outcome, trace.status = "client_gone", 499
         except CutShort as error:
-            trace.outcome, trace.error = "failed", str(error)
+            trace.outcome, trace.error, trace.error_code = "failed", str(error), "cut_short"
             raise _BreakConnection(str(error)) from None
         except Exception as error:
             log.exception("request %s failed", request_id)
-            trace.outcome, trace.error, trace.status = "failed", f"{type(error).__name__}: {error}", 500
+            trace.outcome, trace.error, trace.error_code = "failed", type(error).__name__, "internal"
+            trace.status = 500
             if not client.started:
                 internal = UpstreamFailed("The proxy failed to handle the request; its log says why.")
                 await send_error(client, internal, [(b"x-request-id", request_id.encode())])
         finally:
             trace.latency_ms = round((self._service.clock() - arrived_at) * 1e3, 3)
-            known = trace.model if trace.model and trace.model in self._service.catalog.choices else "unknown"
-            self._service.metrics.observe(trace, known)
-            finish = exchange.finish if exchange is not None else None
-            if finish is None:
-                self._service.metrics.count_tokens(trace)
-            self._service.traces.record(trace, finish, known)
+            self._service.record(trace, exchange.finish if exchange is not None else None)
             client.end()
 
     async def _dispatch(self, exchange: Exchange) -> None:

@@ -12,7 +12,7 @@ from profiler.loadtest import LoadTestError
 from profiler.loadtest.result import Result
 from profiler.loadtest.schedule import Planned
 from proxy.load_answers import Answer, StreamedAnswer, WholeAnswer
-from proxy.trace import new_id
+from proxy.trace_context import new_id
 from proxy.upstream.connection import Exchange
 from proxy.upstream.errors import UpstreamError
 from proxy.upstream.fetch import fetch

@@ -5,21 +5,24 @@ configuration.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from proxy.backend import Backend
 from proxy.catalog import Served
 from proxy.correction import QUANTILES
+from proxy.histogram import Histogram
+from proxy.logs import LogHandler
+from proxy.request_metrics import RequestMetrics
 from proxy.trace import Trace
 from proxy.trace_store import TraceStore
 
-_LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+# Close where SLOs are set, so that a share in time can be read off them.
+_LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 4, 5, 6, 8, 10, 15, 20, 30, 60, 120, 300)
 
 
 class Metrics(Collector):
@@ -28,51 +31,50 @@ class Metrics(Collector):
 
     def __init__(self, backends: Sequence[Backend], traces: TraceStore, served: Iterable[Served] = ()) -> None:
         self._requests: dict[tuple[str, str, str, str], int] = {}
-        self._latency: dict[tuple[str, str], _Latency] = {}
+        self._latency = Histogram(
+            "paretoproxy_request_duration_seconds",
+            "Arrival to the end of the answer",
+            ["model", "strategy"],
+            _LATENCY_BUCKETS_S,
+        )
         self._branches: dict[tuple[str, str], int] = {}
-        self._tokens: dict[str, int] = {}
+        self._finished = RequestMetrics()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._registry.register(_Live(backends, traces))
         self._registry.register(_Quality(tuple(served)))
+
+    def add(self, collector: Collector) -> None:
+        """Further families on the page."""
+        self._registry.register(collector)
 
     def observe(self, trace: Trace, model: str) -> None:
         """`model`: a name from the configuration, or "unknown": never the client's free text."""
         strategy = trace.plan.strategy if trace.plan else "none"
         key = (model, strategy, trace.outcome, trace.slo_status)
         self._requests[key] = self._requests.get(key, 0) + 1
-        latency = self._latency.get((model, strategy))
-        if latency is None:
-            latency = self._latency[model, strategy] = _Latency()
-        latency.observe(trace.latency_ms / 1e3)
+        self._latency.observe((model, strategy), trace.latency_ms / 1e3)
         for branch in trace.branches:
             pair = (branch.backend, branch.outcome)
             self._branches[pair] = self._branches.get(pair, 0) + 1
 
-    def count_tokens(self, trace: Trace) -> None:
-        """Once the trace's tokens are known: for pass-through that is in the trace writer's thread."""
-        for branch in trace.branches:
-            self._tokens[branch.backend] = self._tokens.get(branch.backend, 0) + branch.completion_tokens
+    def count(self, trace: Trace, model: str) -> None:
+        """The rest, once the trace is whole: in the trace writer's thread."""
+        self._finished.count(trace, model)
 
     def collect(self) -> Iterator[Metric]:
         labels = ["model", "strategy", "outcome", "slo_status"]
         requests = CounterMetricFamily("paretoproxy_requests", "Finished requests", labels=labels)
         for key, count in list(self._requests.items()):
             requests.add_metric(list(key), count)
-        duration = HistogramMetricFamily(
-            "paretoproxy_request_duration_seconds", "Arrival to the end of the answer", labels=["model", "strategy"]
-        )
-        for pair, latency in list(self._latency.items()):
-            duration.add_metric(list(pair), latency.cumulative(), latency.sum_s)
         branches = CounterMetricFamily("paretoproxy_branches", "Upstream branches", labels=["backend", "outcome"])
         for pair, count in list(self._branches.items()):
             branches.add_metric(list(pair), count)
-        tokens = CounterMetricFamily(
-            "paretoproxy_completion_tokens", "Generated tokens, losers included", labels=["backend"]
-        )
-        for backend, count in list(self._tokens.items()):
-            tokens.add_metric([backend], count)
-        yield from (requests, duration, branches, tokens)
+        yield from (requests, self._latency.family(), branches)
+        yield from self._finished.families()
+        lines = CounterMetricFamily("paretoproxy_log_lines_dropped", "Log lines not written")
+        lines.add_metric([], sum(h.dropped for h in logging.getLogger().handlers if isinstance(h, LogHandler)))
+        yield lines
 
     async def page(self) -> bytes:
         """Prometheus' text. Numbers are read here, where they change; a page of thousands of lines is written in a
@@ -92,24 +94,6 @@ class _Read(CollectorRegistry):
 
     def collect(self) -> Iterator[Metric]:
         return iter(self._families)
-
-
-class _Latency:
-    """One histogram's counts per bucket, the last being +Inf, and its sum."""
-
-    __slots__ = ("counts", "sum_s")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_LATENCY_BUCKETS_S) + 1)
-        self.sum_s = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(_LATENCY_BUCKETS_S, seconds)] += 1
-        self.sum_s += seconds
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        bounds = [*(str(float(bound)) for bound in _LATENCY_BUCKETS_S), "+Inf"]
-        return list(zip(bounds, accumulate(self.counts), strict=True))
 
 
 class _Live(Collector):

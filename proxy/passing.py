@@ -12,12 +12,12 @@ from proxy.backend import Backend
 from proxy.call import Call
 from proxy.catalog import Served
 from proxy.errors import Unavailable, UpstreamFailed
-from proxy.metrics import Metrics
 from proxy.relay import CutShort, NothingSent, RelaySink, relay
 from proxy.scale import Exchange
 from proxy.service import Service
 from proxy.ties import one_of
 from proxy.trace import BranchTrace, PlanTrace, Trace
+from proxy.trace_context import BRANCHES
 from proxy.upstream.request import forwarded_lines
 
 
@@ -33,7 +33,8 @@ async def pass_through(service: Service, exchange: Exchange, models: Sequence[Se
         candidates.remove((served, backend))
         trace.plan = _plan(served, backend, considered)
         body = upstream_body.relayed(call, served.name)
-        request = backend.head(call.path).with_body(body, lines)
+        context = trace.context_lines(BRANCHES + len(trace.branches))
+        request = backend.head(call.path).with_body(body, lines + context)
         extra = [
             (b"x-request-id", (trace.request_id or trace.id).encode()),
             (b"x-tts-strategy", b"none"),
@@ -85,13 +86,17 @@ async def _metered(
     """One attempt, with its branch in the trace whatever becomes of it."""
     clock, trace = service.clock, exchange.trace
     started, mark = clock(), backend.gpu_time.enter()
-    outcome, error, sink = "failed", None, None
+    outcome, error, error_type, sink = "failed", None, None, None
     try:
-        sink = await relay(backend, request, exchange.client, extra, may_retry=may_retry)
+        sink = await relay(backend, request, exchange.client, extra, may_retry=may_retry, clock=clock)
         outcome = "completed" if sink.status < 400 else "failed"
         trace.status = sink.status
+        if sink.status >= 400:
+            error_type = str(sink.status)
+        if sink.events and sink.first_at is not None:
+            trace.ttft_ms = round((sink.first_at - exchange.arrived_at) * 1e3, 3)
     except (NothingSent, CutShort) as failure:
-        error = str(failure)
+        error, error_type = str(failure), failure.kind
         raise
     except BaseException:
         outcome = "cancelled"
@@ -106,21 +111,22 @@ async def _metered(
             end_ms=round((ended - exchange.arrived_at) * 1e3, 3),
             gpu_seconds=round(gpu_seconds, 9),
             cost_usd=ledgers.usd(backend, gpu_seconds),
+            first_token_ms=trace.ttft_ms,
             error=error,
+            error_type=error_type,
         )
         trace.branches.append(branch)
-        exchange.finish = _Finish(backend, sink, ended - started, service.metrics)
+        exchange.finish = _Finish(backend, sink, ended - started)
 
 
 class _Finish:
     """Reads the usage off the answer's tail and prices the request: in the trace writer's thread, not in the
     request's way."""
 
-    def __init__(self, backend: Backend, sink: RelaySink | None, wall_s: float, metrics: Metrics) -> None:
+    def __init__(self, backend: Backend, sink: RelaySink | None, wall_s: float) -> None:
         self._backend = backend
         self._sink = sink
         self._wall_s = wall_s
-        self._metrics = metrics
 
     def __call__(self, trace: Trace) -> None:
         usage = _usage(self._sink.tail, streamed=self._sink.events > 0) if self._sink is not None else None
@@ -136,7 +142,6 @@ class _Finish:
             gpu_seconds += row.gpu_seconds
         part = ledgers.Part(self._backend, gpu_seconds, self._wall_s, trace.completion_tokens)
         trace.ledgers = ledgers.of_request([part])
-        self._metrics.count_tokens(trace)
 
 
 class _Usage(msgspec.Struct):

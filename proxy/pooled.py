@@ -124,8 +124,10 @@ class PooledModel:
             try:
                 answer = msgspec.json.decode(await self._post(path, body), type=_Answer)
                 found = [read(item) for item in answer.data]
-            except (msgspec.DecodeError, ValueError, TypeError, LookupError) as error:
+            except msgspec.DecodeError as error:
                 raise self._no_score(path, str(error)) from error
+            except (ValueError, TypeError, LookupError) as error:  # their texts quote what they did not like
+                raise self._no_score(path, f"a row is none ({type(error).__name__})") from error
             call.prompt_tokens = answer.usage.prompt_tokens if answer.usage is not None else 0
             if len(found) != rows:
                 raise self._no_score(path, f"{len(found)} rows for {rows}")
@@ -138,10 +140,12 @@ class PooledModel:
         request = self.backend.head(path).with_body(msgspec.json.encode({"model": self.backend.model, **body}))
         try:
             status, answer = await fetch(self.backend.pool, request, TIMEOUT_S)
-        except (UpstreamError, TimeoutError) as error:
-            raise NoScore(f"{self.backend.name}: {path}: {error}") from error
-        if status != 200:
-            raise NoScore(f"{self.backend.name}: {path} answered {status}: {answer[:200]!r}")
+        except UpstreamError as error:
+            raise NoScore(f"{self.backend.name}: {path}: {error.safe}") from error
+        except TimeoutError as error:
+            raise NoScore(f"{self.backend.name}: {path}: no answer within {TIMEOUT_S:g} s") from error
+        if status != 200:  # not what it said: that may be the prompt
+            raise NoScore(f"{self.backend.name}: {path} answered {status}")
         return answer
 
 

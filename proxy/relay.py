@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from proxy.backend import Backend
 from proxy.errors import ClientGone
@@ -20,7 +21,8 @@ RETRIED_STATUS = frozenset({502, 503, 504})
 class RelaySink:
     """Holds what has arrived and was not yet taken; pauses the backend when the client is slow.
 
-    `tail`: the last bytes of the body, where the usage stands; `events`: how many SSE events went by.
+    `tail`: the last bytes of the body, where the usage stands; `events`: how many SSE events went by; `first_at`: when
+    the client was given the first of it, on the proxy's clock.
     """
 
     # Class-level defaults: one of these is made per request, and most never change most of them.
@@ -32,6 +34,7 @@ class RelaySink:
     tail = b""
     events = 0
     gone = False
+    first_at: float | None = None
     _held = 0
     _paused = False
     _waiter: asyncio.Future[None] | None = None
@@ -95,36 +98,52 @@ class RelaySink:
 
 
 class NothingSent(Exception):
-    """The backend failed before the client got a byte: another may be tried."""
+    """The backend failed before the client got a byte: another may be tried. `kind`: the error's class, or the
+    status."""
 
-    def __init__(self, cause: str) -> None:
+    def __init__(self, cause: str, kind: str) -> None:
         super().__init__(cause)
+        self.kind = kind
 
 
 class CutShort(Exception):
     """The backend failed after the client got bytes: the connection must be broken so that the client knows."""
 
+    def __init__(self, cause: str, kind: str) -> None:
+        super().__init__(cause)
+        self.kind = kind
 
-async def relay(backend: Backend, request: bytes, client: Client, extra: Headers, *, may_retry: bool) -> RelaySink:
+
+async def relay(
+    backend: Backend,
+    request: bytes,
+    client: Client,
+    extra: Headers,
+    *,
+    may_retry: bool,
+    clock: Callable[[], float],
+) -> RelaySink:
     """Send `request` to `backend` and its answer to the client. Raises NothingSent, CutShort, ClientGone."""
     sink = RelaySink(client.loop)
     sink.exchange = backend.pool.send(request, sink)
     try:
         with client.watch(sink.client_gone):
-            await _pump(sink, client, extra, may_retry)
+            await _pump(sink, client, extra, may_retry, clock)
     finally:
         sink.exchange.cancel()
     return sink
 
 
-async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool) -> None:
+async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool, clock: Callable[[], float]) -> None:
     started = False
     while True:
         await sink.wait()
         if sink.gone:
             raise ClientGone
         if not started and (sink.error is not None or (may_retry and sink.status in RETRIED_STATUS)):
-            raise NothingSent(str(sink.error or f"it answered {sink.status}"))
+            if sink.error is None:
+                raise NothingSent(f"it answered {sink.status}", str(sink.status))
+            raise NothingSent(sink.error.safe, type(sink.error).__name__)
         if not started:
             started = True
             whole = sink.ended
@@ -134,13 +153,16 @@ async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool
             headers = [line for line in returned_headers(sink.headers) if line[0] not in ours]
             headers += extra
             if whole:
+                sink.first_at = clock()
                 await client.send_whole(sink.status, headers, sink.take())
                 return
             await client.send({"type": "http.response.start", "status": sink.status, "headers": headers})
         data, ended = sink.take(), sink.ended
+        if sink.first_at is None and data:
+            sink.first_at = clock()
         if data or ended:
             await client.send({"type": "http.response.body", "body": data, "more_body": not ended})
         if ended:
             return
         if sink.error is not None:
-            raise CutShort(str(sink.error))
+            raise CutShort(sink.error.safe, type(sink.error).__name__)

@@ -84,7 +84,7 @@ async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) 
         if streamed is None or not streamed.started:
             raise
         await streamed.fail(error)  # the status line is long gone: tell it in the stream
-        trace.outcome, trace.error, trace.status = "failed", error.message, 200
+        trace.outcome, trace.error, trace.error_code, trace.status = "failed", error.safe, error.code, 200
 
 
 async def _prompt_length(exchange: Exchange, served: Served) -> tuple[float, bool]:
@@ -101,9 +101,9 @@ async def _until_answered(
 ) -> Executed:
     """Plans until one gives an answer; a backend whose every branch failed is left out of the next plan."""
     # Of its branches, the one in the middle.
-    trace, ask = exchange.trace, replace(asked.ask, due_s=exchange.arrived_at + _patience_s(asked.ask) / 2)
+    ask = replace(asked.ask, due_s=exchange.arrived_at + _patience_s(asked.ask) / 2)
     while True:
-        decision = _decide(service, ask, models, asked.note, trace)
+        decision = _decide(service, ask, models, asked.note, exchange)
         executed = await _execute(service, exchange, decision, asked, streamed)
         if executed.winners:
             return executed
@@ -119,7 +119,10 @@ async def _until_answered(
             raise DeadlineExceeded("The deadline came before any branch had produced a token.")
         problem = failed[0].error if failed else None
         if streamed is not None and streamed.sent_content:
-            raise UpstreamFailed(f"The backend failed mid-answer: {problem}")
+            said, safe = (str(problem), problem.safe) if problem is not None else ("None", "None")
+            raise UpstreamFailed(
+                f"The backend failed mid-answer: {said}", safe=f"The backend failed mid-answer: {safe}"
+            )
         ask = replace(ask, exclude=ask.exclude | {decision.plan.backend.name})
 
 
@@ -127,14 +130,15 @@ def _patience_s(ask: Ask) -> float:
     return PATIENCE_S if ask.slo.latency_ms is None else ask.slo.latency_ms / 1e3
 
 
-def _decide(service: Service, ask: Ask, models: Sequence[Served], note: str | None, trace: Trace) -> Decision:
+def _decide(service: Service, ask: Ask, models: Sequence[Served], note: str | None, exchange: Exchange) -> Decision:
+    asked_at = service.clock()
     decision = service.choose(ask, models, service.rng)
     if isinstance(decision, NoCandidate):
         why = ", ".join(f"{count} {reason}" for reason, count in decision.dropped.items())
         if ask.exclude:
             raise UpstreamFailed(f"Every backend that could serve the request failed ({why}).")
         raise Unavailable(f"No backend can serve the request now ({why or 'no candidate'}).")
-    note_plan(trace, decision, note)
+    note_plan(exchange.trace, decision, note, asked_at - exchange.arrived_at, service.clock() - asked_at)
     if ask.slo.strict and not decision.feasible:
         best = decision.plan.predicted
         dropped = ", ".join(f"{count} dropped by {limit}" for limit, count in decision.dropped.items())
@@ -250,16 +254,17 @@ async def _answer(service: Service, exchange: Exchange, executed: Executed, stre
         "votes": executed.outcome.votes,
         "winners": [run.first_row + branch.index for branch in executed.winners],
         "cut_by_deadline": run.cut_by_deadline,
+        "decided_ms": round((executed.decided_at - exchange.arrived_at) * 1e3, 3),
     }
     if notes := _notes(executed):
         trace.selection["note"] = notes
     usage = _usage(executed, trace, status)
-    if not service.config.traces.store_prompts:
-        for row in trace.branches:
-            row.answer = None
-    else:
+    if service.keeps_content:
         trace.prompt, trace.answer = call.decoded().get("messages"), executed.winners[0].text
     if streamed is not None:
+        first_at = run.branches[-1].first_token_at if streamed.sent_content else service.clock()
+        if first_at is not None:
+            trace.ttft_ms = round((first_at - exchange.arrived_at) * 1e3, 3)
         await streamed.finish(executed.winners, usage, trace.id, run.backend.model)
     else:
         headers = _headers(exchange, executed.decision)

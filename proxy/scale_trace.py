@@ -17,8 +17,9 @@ from proxy.trace import BranchTrace, PlanTrace, Trace
 SCORED = ("score",)  # what these read is no prompt of the client's
 
 
-def note_plan(trace: Trace, decision: Decision, note: str | None) -> None:
-    """Record the decision; an earlier plan of the same request moves to `earlier_plans`."""
+def note_plan(trace: Trace, decision: Decision, note: str | None, since_s: float, took_s: float) -> None:
+    """Record the decision; an earlier plan of the same request moves to `earlier_plans`. `since_s`: from the request's
+    arrival until the planner was asked; `took_s`: until it had decided."""
     if trace.plan is not None:
         trace.earlier_plans.append(trace.plan)
     plan = decision.plan
@@ -34,6 +35,8 @@ def note_plan(trace: Trace, decision: Decision, note: str | None) -> None:
         dropped=decision.dropped,
         gave_up=list(decision.gave_up),
         note=_note(plan, note),
+        start_ms=round(since_s * 1e3, 3),
+        took_ms=round(took_s * 1e3, 4),
     )
 
 
@@ -129,7 +132,11 @@ def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: 
         return None if at is None else round((at - arrived_at) * 1e3, 3)
 
     error = branch.error
-    text = str(error) if error else f"the backend answered {branch.refusal[0]}" if branch.refusal else None
+    text, kind = None, None
+    if error is not None:
+        text, kind = error.safe, type(error).__name__
+    elif branch.refusal is not None:
+        text, kind = f"the backend answered {branch.refusal[0]}", str(branch.refusal[0])
     return BranchTrace(
         index=index,
         backend=branch.backend.name,
@@ -148,4 +155,5 @@ def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: 
         error=text,
         wave=branch.wave,
         role=_role(branch),
+        error_type=kind,
     )

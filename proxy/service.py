@@ -7,16 +7,21 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Self
 
+from proxy import access_log
 from proxy import catalog as catalogs
 from proxy.catalog import Catalog
 from proxy.config import Config, client_api_keys
 from proxy.metrics import Metrics
 from proxy.planner import Chooser, choose
 from proxy.probe import POOLED_LATE_LOOKS, Prober
-from proxy.trace_store import TraceStore
+from proxy.telemetry import Telemetry
+from proxy.telemetry import check as check_telemetry
+from proxy.trace import Trace
+from proxy.trace_store import Finish, TraceStore
 from strategies.answers import MathVerifyPool
 from strategies.registry import Registry
 
@@ -44,7 +49,8 @@ class FinishTime:
 class Service:
     """`aclose` ends everything that `start` began. `rng`: decides among plans that are as good. `clock`: seconds, not
     the loop's, which uvloop keeps in whole milliseconds; both count from the same start. `choose`: the planner,
-    but where others are compared with it. `epoch_s`: what the clock's 0 is in Unix time."""
+    but where others are compared with it. `epoch_s`: what the clock's 0 is in Unix time. `telemetry`: None where no
+    collector is configured."""
 
     config: Config
     registry: Registry
@@ -59,12 +65,14 @@ class Service:
     clock: Callable[[], float] = time.monotonic
     choose: Chooser = choose
     epoch_s: float = 0.0
+    telemetry: Telemetry | None = None
 
     @classmethod
     async def start(cls, config: Config, registry: Registry | None = None) -> Self:
         """Raises ConfigError, StoreError."""
         registry = registry or Registry.installed()
         api_keys = client_api_keys(config)
+        check_telemetry(config)
         catalog = catalogs.build(config, registry, time.monotonic)
         traces = TraceStore(config.traces.target, config.traces.queue_size, config.traces.retention_days)
         await asyncio.to_thread(traces.start)
@@ -72,6 +80,7 @@ class Service:
         for prober in probers:
             await prober.start()
         metrics = Metrics(catalog.backends, traces, catalog.served.values())
+        telemetry = Telemetry.start(config, catalog.by_name, metrics) if config.traces.otlp_endpoint else None
         _spare_the_collector()
         return cls(
             config,
@@ -83,12 +92,38 @@ class Service:
             MathVerifyPool(),
             api_keys,
             epoch_s=time.time() - time.monotonic(),
+            telemetry=telemetry,
         )
 
     def priority(self, due_s: float) -> int:
         """What an engine's queue is ordered by: the time at which a request must be over, in Unix milliseconds, so that
         replicas of the proxy agree on it."""
         return round((self.epoch_s + due_s) * 1e3)
+
+    @property
+    def keeps_content(self) -> bool:
+        """Prompts and answers go into traces or spans: the operator has turned that on."""
+        return self.config.traces.store_prompts or self.config.telemetry.content
+
+    def record(self, trace: Trace, finish: Finish | None) -> None:
+        """A request is over. `finish`: work left for the trace's writer, in whose thread all else that is done with a
+        trace is done too: metrics, spans, the access log."""
+        model = (trace.model if trace.model in self.catalog.choices else None) or "unknown"
+        self.metrics.observe(trace, model)
+        self.traces.record(trace, partial(self._finish, model, finish), model)
+
+    def _finish(self, model: str, finish: Finish | None, trace: Trace) -> None:
+        if finish is not None:
+            finish(trace)
+        self.metrics.count(trace, model)
+        if self.telemetry is not None:
+            self.telemetry.offer(trace)
+        if self.config.server.access_log:
+            access_log.write(trace, model)
+        if not self.config.traces.store_prompts:
+            trace.prompt = trace.answer = None
+            for row in trace.branches:
+                row.answer = None
 
     async def aclose(self) -> None:
         for prober in self.probers:
@@ -97,6 +132,8 @@ class Service:
             await backend.pool.aclose()
         await self.equivalence.aclose()
         await asyncio.to_thread(self.traces.close)
+        if self.telemetry is not None:  # after the traces' writer, which gives it the last ones
+            await self.telemetry.aclose()
 
 
 def _spare_the_collector() -> None:

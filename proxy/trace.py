@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import random
-import re
-import time
 from typing import Any, Literal
 
 import msgspec
 
 from proxy.ledgers import Ledgers
+from proxy.trace_context import ROOT, context_lines, span_id
 
 TraceOutcome = Literal["answered", "refused", "failed", "client_gone"]
-_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 
 class BranchTrace(msgspec.Struct, omit_defaults=True):
     """Times in milliseconds since the request arrived. `wave`: which fan-out of its request it belongs to; `role`: what
-    it was for, where it is no answer (judge, aside, score)."""
+    it was for, where it is no answer (judge, aside, score). `error` quotes nothing that a backend said; `error_type`:
+    the error's class, or the backend's status."""
 
     index: int
     backend: str
@@ -36,10 +34,12 @@ class BranchTrace(msgspec.Struct, omit_defaults=True):
     error: str | None = None
     wave: int = 1
     role: str | None = None
+    error_type: str | None = None
 
 
 class PlanTrace(msgspec.Struct, omit_defaults=True):
-    """The plan with its predictions, and what it was chosen from."""
+    """The plan with its predictions, and what it was chosen from. `start_ms`: when the planner was asked, since the
+    request arrived; `took_ms`: until it had decided; None where there was nothing to plan."""
 
     backend: str
     model: str
@@ -52,12 +52,18 @@ class PlanTrace(msgspec.Struct, omit_defaults=True):
     dropped: dict[str, int] = {}
     gave_up: list[str] = []
     note: str | None = None
+    start_ms: float | None = None
+    took_ms: float | None = None
 
 
 class Trace(msgspec.Struct, omit_defaults=True):
     """One request. `received_at`: Unix seconds; `request_id`: the client's own, None where it is the trace's id;
-    `key`: the name of the API key that asked;
-    `slo_status`: met, missed, degraded or none; `backend_ledgers`: of each backend, where several were used."""
+    `key`: the name of the API key that asked; `slo_status`: met, missed, degraded or none; `backend_ledgers`: of each
+    backend, where several were used; `ttft_ms`: of streamed answers, until the client had the first of it.
+
+    `error_code`: of the errors that a client can be given. `parent_id`, `tracestate` and `sampled`: the client's trace
+    context; `root_id`: the root span, None where it is the last half of the trace's id.
+    """
 
     id: str
     received_at: float
@@ -85,10 +91,19 @@ class Trace(msgspec.Struct, omit_defaults=True):
     error: str | None = None
     prompt: Any = None
     answer: str | None = None
+    error_code: str | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    tracestate: str | None = None
+    sampled: bool = True
 
-    def context_line(self) -> bytes:
-        """A `traceparent` header line for what is sent upstream (W3C Trace Context)."""
-        return f"traceparent: 00-{self.id}-{random.getrandbits(64) or 1:016x}-01\r\n".encode()
+    def span_id(self, offset: int = ROOT) -> str:
+        """Of the root, or of the span so many places after it (`trace_context`)."""
+        return span_id(self.root_id or self.id[16:], offset)
+
+    def context_lines(self, offset: int) -> bytes:
+        """The header lines for what is sent upstream as that span."""
+        return context_lines(self.id, self.span_id(offset), self.tracestate, sampled=self.sampled)
 
     @property
     def cost_usd(self) -> float | None:
@@ -97,22 +112,3 @@ class Trace(msgspec.Struct, omit_defaults=True):
     @property
     def gpu_seconds(self) -> float | None:
         return self.ledgers.attributed.gpu_seconds if self.ledgers else None
-
-
-def new_id() -> str:
-    """32 hex digits: milliseconds since 1970, then 80 random bits. In order of time, so that the store's index only
-    grows at its end: random ids made every insert four times as dear."""
-    return f"{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}"
-
-
-def ids(headers: list[tuple[bytes, bytes]]) -> tuple[str, str]:
-    """(trace id, request id): the caller's `traceparent` and `x-request-id` where they are well-formed, else new
-    ones."""
-    trace_id = request_id = None
-    for name, value in headers:
-        if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
-            trace_id = match[1].decode()
-        elif name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii() and value.decode().isprintable():
-            request_id = value.decode()
-    trace_id = trace_id or new_id()
-    return trace_id, request_id or trace_id

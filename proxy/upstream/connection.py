@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
+from proxy.trace_context import sent_in
 from proxy.upstream.errors import BadResponse, ConnectionLost, ReadTimeout, SinkFailed, UpstreamError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Exchange:
             try:
                 sink.on_end()
             except Exception:
-                _log.exception("a sink raised at the end of its answer")
+                _log.exception("a sink raised at the end of its answer", extra=_whose(self))
 
     def fail(self, error: UpstreamError) -> None:
         if not self.done:
@@ -109,7 +110,7 @@ class Exchange:
             try:
                 sink.on_error(error)
             except Exception:
-                _log.exception("a sink raised when told of: %s", error)
+                _log.exception("a sink raised when told of: %s", error.safe, extra=_whose(self))
 
 
 class Connection(asyncio.Protocol):
@@ -225,7 +226,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             if not self._complete:
-                self.fail(_explain(error))
+                self.fail(_explain(error, self.exchange))
                 return
             self._keep_alive = False  # the answer is whole; bytes after it are nobody's
         if self._complete:
@@ -333,16 +334,22 @@ def _ends_with_connection(status: int, headers: Headers) -> bool:
             framed = True
         elif name == b"transfer-encoding":
             if value.strip().lower() != b"chunked":
-                raise BadResponse(f"the backend uses the transfer coding {value[:100]!r}")
+                raise BadResponse("the backend uses an unknown transfer coding", quoted=repr(value[:100]))
             framed = True
     return not framed
 
 
-def _explain(error: httptools.HttpParserError) -> UpstreamError:
+def _explain(error: httptools.HttpParserError, exchange: Exchange | None) -> UpstreamError:
     cause = error.__context__
     if isinstance(cause, UpstreamError):
         return cause
     if isinstance(error, httptools.HttpParserCallbackError):
-        _log.error("a sink raised while its answer arrived", exc_info=cause)
-        return SinkFailed(f"the receiver of the answer failed: {cause!r}")
-    return BadResponse(f"the backend's answer is not HTTP: {error}")
+        _log.error("a sink raised while its answer arrived", exc_info=cause, extra=_whose(exchange))
+        return SinkFailed(f"the receiver of the answer failed: {type(cause).__name__}", quoted=str(cause))
+    return BadResponse("the backend's answer is not HTTP", quoted=str(error))
+
+
+def _whose(exchange: Exchange | None) -> dict[str, str]:
+    """Sockets call back outside of any request's context: for a log record, the trace is read off what was sent."""
+    trace_id = sent_in(exchange.request) if exchange is not None else None
+    return {"trace_id": trace_id or "unknown"}

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 
 class UpstreamError(Exception):
-    """The root. `sent_nothing_back` is true where no byte of an answer had arrived."""
+    """The root. `sent_nothing_back` is true where no byte of an answer had arrived.
 
-    def __init__(self, message: str, *, sent_nothing_back: bool = False) -> None:
-        super().__init__(message)
+    `quoted`: what the backend said, which may repeat a prompt or an answer: the client may read it (`str`), a log,
+    trace or span may not (`safe`).
+    """
+
+    def __init__(self, message: str, *, sent_nothing_back: bool = False, quoted: str = "") -> None:
+        super().__init__(f"{message}: {quoted}" if quoted else message)
         self.sent_nothing_back = sent_nothing_back
+        self.safe = message
 
 
 class ConnectFailed(UpstreamError):

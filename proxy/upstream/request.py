@@ -23,6 +23,8 @@ _NOT_FORWARDED = frozenset(
         b"proxy-authorization",
         b"cookie",
         b"accept-encoding",
+        b"traceparent",  # each branch is sent as a span of its own: `Trace.context_lines`
+        b"tracestate",
     }
 )
 _NOT_RETURNED = frozenset(

@@ -168,7 +168,7 @@ def _pages(figures: Figures, catalog: Catalog) -> None:
                     for outcome in ("completed", "cancelled", "failed")
                 ]
                 metrics.observe(trace, served.name)
-                metrics.count_tokens(trace)
+                metrics.count(trace, served.name)
     page = asyncio.run(metrics.page())
     figures["own_samples"] = sum(not line.startswith(b"#") for line in page.splitlines())
     figures["own_kb"] = len(page) / 1e3

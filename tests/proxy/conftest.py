@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from collector import HttpCollector
 from http_rig import Fleet
 from postgres_server import PostgresServer, binaries
 from upstream_rig import Rig
@@ -63,3 +64,12 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
         return tmp_path / "traces.db"
     server: PostgresServer = request.getfixturevalue("postgres")
     return server.new_database()
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpCollector]:
+    """Ask for it before `fleet`, so that it is still there when the proxy sends its last."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    collector = HttpCollector()
+    yield collector
+    collector.stop()

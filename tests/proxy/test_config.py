@@ -56,7 +56,7 @@ BACKEND = "models:\n- name: m\n  backends:\n  - name: a\n    url: http://a\n"
         ),
         ("models: []\n", "fleet.yaml:1: models: List should have at least 1 item"),
         ("", "fleet.yaml:1: models: Field required"),
-        ("- a\n", "fleet.yaml:1: expected a mapping with the keys server, slo, traces, models"),
+        ("- a\n", "fleet.yaml:1: expected a mapping with the keys server, slo, traces, telemetry, models"),
         ("server:\n  port: 1\n  port: 2\n" + FLEET, "fleet.yaml:3: the key 'port' is given twice"),
         ("server: {a: [}\n", "fleet.yaml:1: expected the node content, but found '}'"),
         ("server:\n  ? [a]\n  : 1\n", "fleet.yaml:2: a key must be a plain value"),
@@ -185,3 +185,13 @@ def test_client_keys_are_a_list_of_at_least_one(tmp_path: Path) -> None:
             client_api_keys(config)
     keys.write_text("- one\n- two\n")
     assert client_api_keys(config) == {"one", "two"}
+
+
+@pytest.mark.parametrize("url", ["collector:4318", "ftp://collector", "http://user:secret@collector:4318"])
+def test_a_collector_is_a_base_url_without_a_user(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        f"traces: {{otlp_endpoint: '{url}'}}\nmodels: [{{name: m, backends: [{{name: a, url: http://a}}]}}]"
+    )
+    with pytest.raises(ConfigError, match=r"traces\.otlp_endpoint: expected the collector's base URL"):
+        load(path, environ={})

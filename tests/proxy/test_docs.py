@@ -3,7 +3,16 @@
 from pathlib import Path
 
 from proxy.cli import _COMMANDS
-from proxy.config import BackendConfig, Config, LaunchConfig, ModelConfig, ServerConfig, SloConfig, TracesConfig
+from proxy.config import (
+    BackendConfig,
+    Config,
+    LaunchConfig,
+    ModelConfig,
+    ServerConfig,
+    SloConfig,
+    TelemetryConfig,
+    TracesConfig,
+)
 from proxy.controls import CONTROL_HEADERS
 from strategies.registry import Registry
 
@@ -26,7 +35,8 @@ def test_every_strategy_is_in_the_readme() -> None:
 
 
 def test_every_configuration_key_is_in_the_contracts() -> None:
-    sections = (Config, ServerConfig, SloConfig, TracesConfig, ModelConfig, BackendConfig, LaunchConfig)
+    sections = (Config, ServerConfig, SloConfig, TracesConfig, TelemetryConfig, ModelConfig)
+    sections = (*sections, BackendConfig, LaunchConfig)
     keys = [key for section in sections for key in section.model_fields]
     assert [key for key in keys if f"{key}:" not in CONTRACTS] == []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "vllm", "transformers", "sympy", "vl_convert")
+HEAVY = ("torch", "vllm", "transformers", "sympy", "vl_convert", "opentelemetry.sdk", "opentelemetry.exporter", "grpc")
 
 
 def test_importing_the_proxy_imports_nothing_heavy() -> None:

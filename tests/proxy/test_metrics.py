@@ -59,7 +59,7 @@ async def test_the_page_counts_requests_branches_and_tokens() -> None:
         BranchTrace(1, "a", "cancelled", 0.0, 1.0, 0.1, completion_tokens=5),
     ]
     metrics.observe(trace, "m")
-    metrics.count_tokens(trace)
+    metrics.count(trace, "m")
     found = {
         (sample.name, frozenset(sample.labels.values())): sample.value
         for family in text_string_to_metric_families((await metrics.page()).decode())
