@@ -13,6 +13,8 @@ from proxy.config import BackendConfig, backend_api_key
 from proxy.correction import Correction
 from proxy.gpu_time import GpuTime
 from proxy.load_metrics import EngineLoad
+from proxy.prices import Pricing
+from proxy.unseen_tokens import Pace
 from proxy.upstream.pool import Limits, Origin, Pool
 from proxy.upstream.request import RequestHead
 from strategies.base import Need
@@ -53,6 +55,11 @@ class Backend:
     tokenizes: bool = True
     disagrees: frozenset[SamplingSetting] = frozenset()
     capabilities: Capabilities | None = None
+    pricing: Pricing = field(init=False)
+    pace: Pace = field(default_factory=Pace)
+
+    def __post_init__(self) -> None:
+        self.pricing = Pricing(self.config, self.profile)
 
     @property
     def name(self) -> str:

@@ -105,16 +105,17 @@ class CutShort(Exception):
     """The backend failed after the client got bytes: the connection must be broken so that the client knows."""
 
 
-async def relay(backend: Backend, request: bytes, client: Client, extra: Headers, *, may_retry: bool) -> RelaySink:
-    """Send `request` to `backend` and its answer to the client. Raises NothingSent, CutShort, ClientGone."""
-    sink = RelaySink(client.loop)
+async def relay(
+    backend: Backend, request: bytes, client: Client, extra: Headers, sink: RelaySink, *, may_retry: bool
+) -> None:
+    """Send `request` to `backend` and its answer, through `sink`, to the client. Raises NothingSent, CutShort,
+    ClientGone."""
     sink.exchange = backend.pool.send(request, sink)
     try:
         with client.watch(sink.client_gone):
             await _pump(sink, client, extra, may_retry)
     finally:
         sink.exchange.cancel()
-    return sink
 
 
 async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool) -> None:

@@ -40,6 +40,8 @@ from proxy.upstream.connection import Headers
 from strategies.answers import Grouper
 from strategies.base import Outcome
 
+GUESSED = "the prompt's length was guessed: no tokenizer here, and no backend told it in time"
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -68,8 +70,10 @@ class Executed:
 async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) -> None:
     """Answer one controlled request. Raises ProxyError before anything was sent; ClientGone."""
     call, trace = exchange.call, exchange.trace
-    tokens, trace.tokens_exact = await _prompt_length(exchange, models[0])
+    tokens, counted = await _prompt_length(exchange, models[0])
     asked = question(call, models, service.registry, tokens)
+    if not counted:
+        asked = replace(asked, note=f"{asked.note}; {GUESSED}" if asked.note else GUESSED)
     streamed = StreamedReply(exchange.client.send, call) if call.stream else None
     try:
         executed = await _until_answered(service, exchange, models, asked, streamed)
@@ -153,9 +157,10 @@ async def _execute(
     if asked.ask.slo.latency_ms is not None:
         decide_by = exchange.arrived_at + asked.ask.slo.latency_ms / 1e3 - service.finish_time.reserve_s
     scoring = _scoring(service, call, plan.served)
+    requests = Requests.of(call, plan, exchange.trace, live=live, fastest=Served.fastest)
     run = Run(
         plan.backend,
-        Requests.of(call, plan, exchange.trace, live=live, fastest=Served.fastest),
+        requests,
         _grouper(service, call, asked, plan.served, scoring, decide_by),
         decide_by=decide_by,
         clock=service.clock,
@@ -165,6 +170,7 @@ async def _execute(
         top_logprobs=call.top_logprobs,
         on_event=events.put if events is not None and live else None,
         on_answer=told.add if told is not None else None,
+        interval=requests.interval,
     )
     if streamed is not None:
         await streamed.start(_headers(exchange, decision))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from proxy import ledgers
+from proxy import branch_ledgers, ledgers
 from proxy.backend import Backend
 from proxy.branch import BranchStream
 from proxy.fanout import Run
@@ -62,19 +62,26 @@ def note_run(trace: Trace, run: Run, arrived_at: float, backends: Mapping[str, B
     """Record every branch and score, and the ledgers. A run that was planned again adds to what the earlier ones cost.
     `backends`: all that there are, by name."""
     run.first_row = len(trace.branches)
+    calls = run.scoring.calls if run.scoring is not None else []
+    for name in {branch.backend.name for branch in run.branches} | {call.backend.name for call in calls}:
+        trace.rates[name] = backends[name].pricing.at(trace.received_at)
     prompts = _prompt_tokens(run.branches)
     rows = [
         _branch(branch, prompts[id(branch.generation)], arrived_at, run.first_row + i)
         for i, branch in enumerate(run.branches)
     ]
     trace.branches.extend(rows)
-    if run.scoring is not None:
-        calls = run.scoring.calls
-        first = len(trace.branches)
-        trace.branches.extend([_call(call, arrived_at, first + i) for i, call in enumerate(calls)])
+    first = len(trace.branches)
+    trace.branches.extend([_call(call, arrived_at, first + i) for i, call in enumerate(calls)])
+    for row in trace.branches[run.first_row :]:
+        rate = trace.rates[row.backend]
+        row.cost_usd = ledgers.cost_usd(
+            rate, row.gpu_seconds, row.prompt_tokens, row.cached_tokens, row.completion_tokens
+        )
     trace.prompt_tokens = sum(row.prompt_tokens for row in trace.branches if row.role not in SCORED)
     trace.completion_tokens = sum(row.completion_tokens for row in trace.branches)
-    trace.ledgers = ledgers.of_request(_parts(trace.branches, backends))
+    trace.tokens_exact = not any(row.estimated_tokens for row in trace.branches)
+    trace.ledgers = branch_ledgers.of_trace(trace)
 
 
 def _prompt_tokens(branches: Sequence[BranchStream]) -> dict[int, int]:
@@ -87,18 +94,6 @@ def _prompt_tokens(branches: Sequence[BranchStream]) -> dict[int, int]:
     return found
 
 
-def _parts(rows: Sequence[BranchTrace], backends: Mapping[str, Backend]) -> list[ledgers.Part]:
-    parts = []
-    for name in dict.fromkeys(row.backend for row in rows):
-        backend = backends[name]
-        mine = [row for row in rows if row.backend == name]
-        ends = [row.end_ms for row in mine if row.end_ms is not None]
-        wall_s = (max(ends) - min(row.start_ms for row in mine)) / 1e3 if ends else 0.0
-        seconds, tokens = sum(row.gpu_seconds for row in mine), sum(row.completion_tokens for row in mine)
-        parts.append(ledgers.Part(backend, seconds, wall_s, tokens))
-    return parts
-
-
 def _call(call: PooledCall, arrived_at: float, index: int) -> BranchTrace:
     return BranchTrace(
         index=index,
@@ -109,7 +104,6 @@ def _call(call: PooledCall, arrived_at: float, index: int) -> BranchTrace:
         gpu_seconds=call.gpu_seconds,
         prompt_tokens=call.prompt_tokens,
         completion_tokens=call.completion_tokens,
-        cost_usd=ledgers.usd(call.backend, call.gpu_seconds),
         wave=call.wave or 1,
         role=call.role,
     )
@@ -138,10 +132,10 @@ def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: 
         end_ms=since(branch.ended_at),
         prompt_tokens=branch.prompt_tokens or prompt_tokens,
         cached_tokens=branch.cached_tokens,
-        completion_tokens=branch.completion_tokens,
+        completion_tokens=branch.completion_tokens + branch.unseen_tokens,
+        estimated_tokens=branch.unseen_tokens,
         finish_reason=branch.finish_reason,
         gpu_seconds=branch.gpu_seconds,
-        cost_usd=ledgers.usd(branch.backend, branch.gpu_seconds),
         answer=branch.answer,
         score=branch.score,
         error=text,

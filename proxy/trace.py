@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from proxy.ledgers import Ledgers
+from proxy.ledgers import Ledgers, total
+from proxy.prices import Rate
 
 TraceOutcome = Literal["answered", "refused", "failed", "client_gone"]
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
@@ -17,7 +18,8 @@ _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 class BranchTrace(msgspec.Struct, omit_defaults=True):
     """Times in milliseconds since the request arrived. `wave`: which fan-out of its request it belongs to; `role`: what
-    it was for, where it is no answer (judge, aside, score)."""
+    it was for, where it is no answer (judge, aside, score). `estimated_tokens`: of `completion_tokens`, those that
+    nobody counted: generated after the last that was heard of, or by an answer that told no usage."""
 
     index: int
     backend: str
@@ -29,6 +31,7 @@ class BranchTrace(msgspec.Struct, omit_defaults=True):
     prompt_tokens: int = 0
     cached_tokens: int | None = None
     completion_tokens: int = 0
+    estimated_tokens: int = 0
     finish_reason: str | None = None
     cost_usd: float | None = None
     answer: str | None = None
@@ -56,13 +59,15 @@ class PlanTrace(msgspec.Struct, omit_defaults=True):
 
 class Trace(msgspec.Struct, omit_defaults=True):
     """One request. `received_at`: Unix seconds; `request_id`: the client's own, None where it is the trace's id;
-    `slo_status`: met, missed, degraded or none."""
+    `slo_status`: met, missed, degraded or none; `key`: the name of the client's API key; `tokens_exact`: every token
+    was counted, none is estimated; `rates`: by backend, what it cost when the request arrived."""
 
     id: str
     received_at: float
     path: str
     request_id: str | None = None
     model: str | None = None
+    key: str | None = None
     stream: bool = False
     outcome: TraceOutcome = "answered"
     status: int = 0
@@ -78,6 +83,7 @@ class Trace(msgspec.Struct, omit_defaults=True):
     completion_tokens: int = 0
     tokens_exact: bool = True
     ledgers: Ledgers | None = None
+    rates: dict[str, Rate] = {}
     slo_status: str = "none"
     error: str | None = None
     prompt: Any = None
@@ -89,7 +95,10 @@ class Trace(msgspec.Struct, omit_defaults=True):
 
     @property
     def cost_usd(self) -> float | None:
-        return self.ledgers.attributed.usd if self.ledgers else None
+        """Attributed; where a backend has no price per GPU-hour, each branch at the price that its backend has."""
+        if self.ledgers is None or self.ledgers.attributed.usd is not None:
+            return self.ledgers.attributed.usd if self.ledgers else None
+        return total([branch.cost_usd for branch in self.branches]) if self.branches else None
 
     @property
     def gpu_seconds(self) -> float | None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from proxy import branch_ledgers
 from proxy.trace import Trace
 
 log = logging.getLogger("paretoproxy.traces")
@@ -222,6 +223,8 @@ def _plain(record: str) -> dict[str, Any]:
     trace = _decode(record)
     trace.request_id = trace.request_id or trace.id
     plain: dict[str, Any] = _whole(trace)
+    for row, ledgers in zip(plain["branches"], branch_ledgers.of_branches(trace), strict=True):
+        row["ledgers"] = _whole(ledgers)
     return plain
 
 
@@ -231,4 +234,6 @@ def _whole(value: Any) -> Any:
         return {name: _whole(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, list):
         return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
     return value
