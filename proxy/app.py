@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from proxy.asgi import Receive, Scope, Send, read_body
 from proxy.authorization import authorize
 from proxy.config import Config
+from proxy.costs import costs_view
 from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, envelope
 from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
 from proxy.plan_view import plan_view
@@ -74,6 +75,7 @@ def _side_routes() -> FastAPI:
     app.post("/v1/plan", dependencies=key)(_plan)
     app.get("/v1/traces", dependencies=key)(_traces)
     app.get("/v1/traces/{trace_id}", dependencies=key)(_trace)
+    app.get("/v1/costs", dependencies=key)(_costs)
     app.add_exception_handler(ProxyError, _as_envelope)
     app.add_exception_handler(HTTPException, _as_envelope)
     app.add_exception_handler(RequestValidationError, _as_envelope)
@@ -155,6 +157,12 @@ async def _trace(request: Request, trace_id: str) -> dict[str, Any]:
     if found is None:
         raise NotFound(f"No trace {trace_id!r} (traces appear within a second).", code="trace_not_found")
     return found
+
+
+async def _costs(
+    request: Request, group_by: str = "", since: str | None = None, until: str | None = None
+) -> dict[str, Any]:
+    return await costs_view(_service(request), group_by, since, until)
 
 
 async def _as_envelope(request: Request, error: Exception) -> Response:

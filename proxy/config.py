@@ -7,8 +7,9 @@ This is the only module that reads the environment. `PARETOPROXY_SERVER__PORT=90
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable, Iterator, Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -75,16 +75,20 @@ class LaunchConfig(_Section):
     cores: str | None = Field(None, description="CPU cores of each rank, as in VLLM_CPU_OMP_THREADS_BIND")
 
 
-def _in_utc(value: object) -> object:
-    """YAML reads `2026-01-01` as a date: its first moment, UTC."""
+def _first_moment(value: object) -> object:
+    """A day alone is its first moment, UTC; YAML reads one without quotes as a date."""
     if isinstance(value, date) and not isinstance(value, datetime):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    if isinstance(value, datetime) and value.tzinfo is None:
+        value = value.isoformat()
+    return f"{value}T00:00Z" if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value) else value
+
+
+def _with_zone(value: datetime) -> datetime:
+    if value.tzinfo is None:
         raise ValueError("say in which time zone, as in 2026-01-01T00:00Z")
     return value
 
 
-Since = Annotated[AwareDatetime, BeforeValidator(_in_utc)]
+Since = Annotated[datetime, BeforeValidator(_first_moment), AfterValidator(_with_zone)]
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

@@ -88,7 +88,8 @@ async def _metered(
 ) -> None:
     """One attempt, with its branch in the trace whatever becomes of it."""
     clock, trace = service.clock, exchange.trace
-    started, mark = clock(), backend.gpu_time.enter()
+    choices = exchange.call.peek.n or 1  # which the engine runs as a branch each
+    started, mark = clock(), backend.gpu_time.enter(choices)
     outcome, error, sink = "failed", None, RelaySink(exchange.client.loop)
     try:
         await relay(backend, request, exchange.client, extra, sink, may_retry=may_retry)
@@ -101,7 +102,7 @@ async def _metered(
         outcome = "cancelled"
         raise
     finally:
-        ended, gpu_seconds = clock(), backend.gpu_time.leave(mark)
+        ended, gpu_seconds = clock(), backend.gpu_time.leave(mark, choices)
         branch = BranchTrace(
             index=len(trace.branches),
             backend=backend.name,

@@ -70,7 +70,7 @@ class Service:
         probers = Prober(catalog.backends), Prober(catalog.pooled, ask_capabilities=False, late_looks=POOLED_LATE_LOOKS)
         for prober in probers:
             await prober.start()
-        metrics = Metrics(catalog.backends, traces, catalog.served.values())
+        metrics = Metrics(catalog.backends, traces, catalog.served.values(), catalog.pooled)
         _spare_the_collector()
         return cls(config, registry, catalog, traces, metrics, probers, MathVerifyPool(), api_keys)
 

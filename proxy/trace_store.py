@@ -10,14 +10,16 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from proxy import branch_ledgers
+from proxy.cost_rows import GroupBy, summed
 from proxy.trace import Trace
 
 log = logging.getLogger("paretoproxy.traces")
@@ -151,6 +153,16 @@ class TraceStore:
         """By trace id; a request id finds it too."""
         rows = self._read("SELECT record FROM traces WHERE id = ? ORDER BY seq DESC LIMIT 1", (trace_id,))
         return _plain(rows[0][0]) if rows else None
+
+    def costs(
+        self, group_by: Sequence[GroupBy], since: date | None = None, until: date | None = None
+    ) -> list[dict[str, Any]]:
+        """Cost sums over days (UTC, both included), one row per group, in order; see cost_rows.py."""
+        first = datetime.combine(since, time.min, UTC).timestamp() if since is not None else 0.0
+        end = datetime.combine(until, time.min, UTC) + timedelta(days=1) if until is not None else None
+        query = "SELECT record FROM traces WHERE received_at >= ? AND received_at < ?"
+        rows = self._read(query, (first, end.timestamp() if end is not None else 1e18))
+        return summed((_decode(record) for (record,) in rows), group_by)
 
     def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[str]]:
         if self._path is None or not self._path.exists():
