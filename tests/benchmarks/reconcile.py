@@ -197,6 +197,7 @@ def main() -> None:
     folder.mkdir(parents=True)
     text, fine = report(*asyncio.run(measure(args, folder)))
     (OUT / "reconcile.md").write_text(text + "\n")
+    (folder / "reconcile.md").write_text(text + "\n")
     print(text)
     sys.exit(0 if fine else 1)
 

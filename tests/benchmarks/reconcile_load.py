@@ -62,7 +62,7 @@ class Load:
         """(kind, path, body, headers)."""
         random = self._random
         kind = random.choices(list(KINDS), list(KINDS.values()))[0]
-        body: dict[str, Any] = {"model": random.choice(self._models), "max_tokens": 400, "temperature": 1}
+        body: dict[str, Any] = {"model": random.choice(self._models), "max_tokens": 250, "temperature": 1}
         question = random.choice(self._questions)
         if random.random() < REFUSED:
             return "bad", CHAT, {**body, "messages": "none"}, {}

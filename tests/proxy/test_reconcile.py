@@ -25,7 +25,7 @@ from proxy.simulated_fleet import Simulation, simulated_backends
 from proxy.trace import Trace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from reconcile_sums import Branches, Counted, Reconciled  # noqa: E402
+from reconcile_sums import Branches, Counted, Reconciled
 
 NAMES = ("a", "b")
 VOTE = {"strategy": "self-consistency", "n": 8, "stop": "beta"}
