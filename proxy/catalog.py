@@ -104,6 +104,7 @@ class Served:
     _single: dict[str, list[float]] = field(default_factory=dict)
     _settings: dict[tuple[str | None, int], tuple[Setting, ...]] = field(default_factory=dict)
     _usd_per_gpu_s: np.ndarray = field(init=False)
+    _usd_per_token: np.ndarray | None = field(init=False)
     _prices_until: float = field(init=False, default=-inf)
 
     def __post_init__(self) -> None:
@@ -119,13 +120,32 @@ class Served:
     @property
     def usd_per_gpu_s(self) -> np.ndarray:
         """Prices in force, (backends, 1); an unknown one is NaN."""
-        now = self.now()
-        if now >= self._prices_until:
-            prices = [backend.pricing.at(now).gpu_hour_usd for backend in self.backends]
-            known = [np.nan if price is None else price / 3600 for price in prices]
-            self._usd_per_gpu_s = np.array(known).reshape(-1, 1)
-            self._prices_until = min((backend.pricing.next_change(now) for backend in self.backends), default=inf)
+        self._look_at_prices()
         return self._usd_per_gpu_s
+
+    @property
+    def usd_per_token(self) -> np.ndarray | None:
+        """Of a prompt's and of a generated token, where no GPU-hour has a price, (2, backends, 1), else NaN; None where
+        there are no such backends."""
+        self._look_at_prices()
+        return self._usd_per_token
+
+    def _look_at_prices(self) -> None:
+        now = self.now()
+        if now < self._prices_until:
+            return
+        rates = [backend.pricing.at(now) for backend in self.backends]
+        hours = np.array([np.nan if rate.gpu_hour_usd is None else rate.gpu_hour_usd for rate in rates])
+        tokens = [
+            (rate.tokens.prompt, rate.tokens.completion)
+            if rate.tokens is not None and rate.gpu_hour_usd is None
+            else (np.nan, np.nan)
+            for rate in rates
+        ]
+        billed = np.array(tokens).reshape(-1, 2).T[:, :, None] / 1e6
+        self._usd_per_gpu_s = hours.reshape(-1, 1) / 3600
+        self._usd_per_token = None if np.isnan(billed).all() else billed
+        self._prices_until = min((backend.pricing.next_change(now) for backend in self.backends), default=inf)
 
     def table(self, task: str | None) -> TaskTable:
         """The task's table, or the prior that stands in for one."""
