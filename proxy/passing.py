@@ -9,7 +9,7 @@ from proxy import branch_ledgers, ledgers, upstream_body
 from proxy.backend import Backend
 from proxy.call import Call
 from proxy.catalog import Served
-from proxy.errors import Unavailable, UpstreamFailed
+from proxy.errors import InvalidRequest, Unavailable, UpstreamFailed
 from proxy.metrics import Metrics
 from proxy.passed_tokens import NONE, PassedTokens, of_answer, of_events, of_silence
 from proxy.relay import CutShort, NothingSent, RelaySink, relay
@@ -46,7 +46,7 @@ async def pass_through(service: Service, exchange: Exchange, models: Sequence[Se
         if not call.stream:
             extra.append((b"x-slo-status", b"none"))
         try:
-            await _metered(service, backend, exchange, request, extra, finish, may_retry=bool(candidates))
+            await _metered(service, served, backend, exchange, request, extra, finish, may_retry=bool(candidates))
             return
         except NothingSent as error:
             last = f"{backend.name}: {error}"
@@ -78,6 +78,7 @@ def _plan(served: Served, backend: Backend, considered: int) -> PlanTrace:
 
 async def _metered(
     service: Service,
+    served: Served,
     backend: Backend,
     exchange: Exchange,
     request: bytes,
@@ -113,7 +114,7 @@ async def _metered(
             error=error,
         )
         trace.branches.append(branch)
-        finish.attempts.append((backend, sink, ended - started))
+        finish.attempts.append((served, backend, sink, ended - started))
 
 
 class _Finish:
@@ -121,13 +122,13 @@ class _Finish:
     request's way. `attempts`: one a branch, with what came back and its seconds."""
 
     def __init__(self, call: Call, metrics: Metrics) -> None:
-        self.attempts: list[tuple[Backend, RelaySink, float]] = []
+        self.attempts: list[tuple[Served, Backend, RelaySink, float]] = []
         self._call = call
         self._metrics = metrics
 
     def __call__(self, trace: Trace) -> None:
-        for branch, (backend, sink, seconds) in zip(trace.branches, self.attempts, strict=True):
-            found = self._tokens(branch, backend, sink, seconds)
+        for branch, (served, backend, sink, seconds) in zip(trace.branches, self.attempts, strict=True):
+            found = self._tokens(branch, served, backend, sink, seconds)
             branch.prompt_tokens, branch.cached_tokens = found.prompt, found.cached
             branch.completion_tokens, branch.estimated_tokens = found.completion, found.estimated
             trace.tokens_exact &= found.exact
@@ -140,7 +141,9 @@ class _Finish:
         trace.ledgers = branch_ledgers.of_trace(trace)
         self._metrics.count_tokens(trace)
 
-    def _tokens(self, branch: BranchTrace, backend: Backend, sink: RelaySink, seconds: float) -> PassedTokens:
+    def _tokens(
+        self, branch: BranchTrace, served: Served, backend: Backend, sink: RelaySink, seconds: float
+    ) -> PassedTokens:
         """Of one attempt."""
         call = self._call
         if sink.status >= 400 or isinstance(sink.error, ConnectFailed):
@@ -153,5 +156,18 @@ class _Finish:
         if call.path not in _GENERATES or (branch.outcome == "completed" and not sink.events):
             return NONE
         if sink.events or call.stream:
-            return of_events(sink, chat=call.chat)
-        return of_silence(backend.pace, seconds, choices, call.max_tokens)
+            found = of_events(sink, chat=call.chat)
+        else:
+            found = of_silence(backend.pace, seconds, choices, call.max_tokens)
+        return found._replace(prompt=_prompt_tokens(call, served))
+
+
+def _prompt_tokens(call: Call, served: Served) -> int:
+    """As the proxy itself counts them; 0 where it cannot."""
+    if served.counter is None:
+        return 0
+    try:
+        body = call.decoded()
+        return (served.counter.count_chat(body) if call.chat else served.counter.count_completion(body)) or 0
+    except InvalidRequest:  # the backend has judged it already
+        return 0

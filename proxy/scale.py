@@ -183,7 +183,8 @@ async def _execute(
     finally:
         run.cancel_all()
         # Also of a client that left: what ran was paid for.
-        note_run(exchange.trace, run, exchange.arrived_at, service.catalog.by_name)
+        counted = round(asked.ask.prompt_tokens) if GUESSED not in (asked.note or "") else None
+        note_run(exchange.trace, run, exchange.arrived_at, service.catalog.by_name, counted)
     decided_at = service.clock()
     winners = _winners(run, outcome, call.answers_wanted)
     _reason_alike(winners, run)

@@ -13,6 +13,8 @@ from proxy.fanout import Run
 from proxy.planner import Decision, Plan
 from proxy.pooled import PooledCall
 from proxy.trace import BranchTrace, PlanTrace, Trace
+from proxy.upstream.errors import ConnectFailed
+from strategies.base import WHOLE
 
 SCORED = ("score",)  # what these read is no prompt of the client's
 
@@ -58,14 +60,16 @@ def _note(plan: Plan, note: str | None) -> str | None:
     return "; ".join(notes) or None
 
 
-def note_run(trace: Trace, run: Run, arrived_at: float, backends: Mapping[str, Backend]) -> None:
+def note_run(
+    trace: Trace, run: Run, arrived_at: float, backends: Mapping[str, Backend], prompt_tokens: int | None = None
+) -> None:
     """Record every branch and score, and the ledgers. A run that was planned again adds to what the earlier ones cost.
-    `backends`: all that there are, by name."""
+    `backends`: all that there are, by name; `prompt_tokens`: of the client's own prompt, None where it was guessed."""
     run.first_row = len(trace.branches)
     calls = run.scoring.calls if run.scoring is not None else []
     for name in {branch.backend.name for branch in run.branches} | {call.backend.name for call in calls}:
         trace.rates[name] = backends[name].pricing.at(trace.received_at)
-    prompts = _prompt_tokens(run.branches)
+    prompts = _prompt_tokens(run.branches, prompt_tokens or 0)
     rows = [
         _branch(branch, prompts[id(branch.generation)], arrived_at, run.first_row + i)
         for i, branch in enumerate(run.branches)
@@ -84,10 +88,10 @@ def note_run(trace: Trace, run: Run, arrived_at: float, backends: Mapping[str, B
     trace.ledgers = branch_ledgers.of_trace(trace)
 
 
-def _prompt_tokens(branches: Sequence[BranchStream]) -> dict[int, int]:
+def _prompt_tokens(branches: Sequence[BranchStream], of_client: int) -> dict[int, int]:
     """Of each generation, by identity: a branch that ended before it told its own has as many as another with the same
-    prompt."""
-    found: dict[int, int] = {}
+    prompt, or as the proxy itself counted of the client's."""
+    found: dict[int, int] = {id(WHOLE): of_client}
     for branch in branches:
         key = id(branch.generation)
         found[key] = max(found.get(key, 0), branch.prompt_tokens)
@@ -117,6 +121,11 @@ def _role(branch: BranchStream) -> str | None:
     return None if generation.final else "aside"
 
 
+def _was_read(branch: BranchStream) -> bool:
+    """As far as one can know: the engine had the prompt, and did not refuse it."""
+    return branch.refusal is None and not isinstance(branch.error, ConnectFailed)
+
+
 def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: int) -> BranchTrace:
     def since(at: float | None) -> float | None:
         return None if at is None else round((at - arrived_at) * 1e3, 3)
@@ -130,7 +139,7 @@ def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: 
         start_ms=since(branch.started_at) or 0.0,
         first_token_ms=since(branch.first_token_at),
         end_ms=since(branch.ended_at),
-        prompt_tokens=branch.prompt_tokens or prompt_tokens,
+        prompt_tokens=branch.prompt_tokens or (prompt_tokens if _was_read(branch) else 0),
         cached_tokens=branch.cached_tokens,
         completion_tokens=branch.completion_tokens + branch.unseen_tokens,
         estimated_tokens=branch.unseen_tokens,
