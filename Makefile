@@ -6,7 +6,7 @@ ARGS ?=
 # Where pip finds PyTorch's CPU build when the configured package index has only CUDA ones.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-fast check format bench bench-planner bench-scale bench-prediction bench-advice proof lock clean
+.PHONY: demo test test-fast check format bench bench-planner bench-scale bench-prediction bench-advice bench-costs proof lock clean
 
 demo: .venv/ready .venv-vllm/ready
 	$(BIN)/paretoproxy demo --engine-python $(ENGINE) $(ARGS)
@@ -40,6 +40,9 @@ bench-prediction: .venv/ready .venv-vllm/ready
 
 bench-advice: .venv/ready .venv-vllm/ready
 	$(BIN)/python tests/benchmarks/advice.py --engine-python $(ENGINE) $(ARGS)
+
+bench-costs: .venv/ready .venv-vllm/ready
+	$(BIN)/python tests/benchmarks/reconcile.py --engine-python $(ENGINE) $(ARGS)
 
 proof: .venv/ready
 	$(BIN)/python tests/benchmarks/proof.py $(ARGS)

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from proxy.asgi import Receive, Scope, Send, read_body
 from proxy.authorization import authorize
 from proxy.config import Config
+from proxy.costs import costs_view
 from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, envelope
 from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
 from proxy.plan_view import plan_view
@@ -78,6 +79,7 @@ def _side_routes() -> FastAPI:
     app.post("/v1/plan", dependencies=key)(_plan)
     app.get("/v1/traces", dependencies=key)(list_traces)
     app.get("/v1/traces/{trace_id}", dependencies=key)(one_trace)
+    app.get("/v1/costs", dependencies=key)(_costs)
     app.add_exception_handler(ProxyError, _as_envelope)
     app.add_exception_handler(StoreError, _as_envelope)
     app.add_exception_handler(HTTPException, _as_envelope)
@@ -141,6 +143,12 @@ async def _plan(request: Request) -> Response:
     body = await read_body(headers, request.receive, service.config.server.max_body_bytes)
     view = await plan_view(service, headers, body)
     return JSONResponse(view)
+
+
+async def _costs(
+    request: Request, group_by: str = "", since: str | None = None, until: str | None = None
+) -> dict[str, Any]:
+    return await costs_view(_service(request), group_by, since, until)
 
 
 async def _as_envelope(request: Request, error: Exception) -> Response:

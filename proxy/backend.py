@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +16,9 @@ from proxy.engine_flags import by_priority
 from proxy.gpu_time import GpuTime
 from proxy.line import Line
 from proxy.load_metrics import EngineLoad
+from proxy.prices import Pricing
+from proxy.spending import Spending
+from proxy.unseen_tokens import Pace
 from proxy.upstream.pool import Limits, Origin, Pool
 from proxy.upstream.request import RequestHead
 from strategies.base import Need
@@ -57,6 +61,13 @@ class Backend:
     disagrees: frozenset[SamplingSetting] = frozenset()
     capabilities: Capabilities | None = None
     line: Line | None = None
+    pricing: Pricing = field(init=False)
+    spending: Spending = field(init=False)
+    pace: Pace = field(default_factory=Pace)
+
+    def __post_init__(self) -> None:
+        self.pricing = Pricing(self.config, self.profile)
+        self.spending = Spending(self.gpu_time, self.pricing, time.time)
 
     @property
     def name(self) -> str:

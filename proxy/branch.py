@@ -15,6 +15,7 @@ import msgspec
 from proxy.backend import Backend
 from proxy.confidence import Confidence
 from proxy.sse import DONE, EventSplitter, EventTooLarge
+from proxy.unseen_tokens import FEW, since_last_chunk
 from proxy.upstream.connection import Exchange, Headers
 from proxy.upstream.errors import BadResponse, UpstreamError
 from strategies.base import WHOLE, Generation
@@ -67,6 +68,7 @@ class BranchStream:
     prompt_tokens = 0
     cached_tokens: int | None = None
     completion_tokens = 0
+    unseen_tokens = 0  # estimated: generated after the last chunk, of a branch that did not end by itself
     first_token_at: float | None = None
     ended_at: float | None = None
     gpu_seconds = 0.0
@@ -76,10 +78,13 @@ class BranchStream:
     answer: str | None = None
     exchange: Exchange | None = None
     reasons_apart = False  # the engine tells reasoning from content
+    interval = 1  # tokens from chunk to chunk
     wave = 0  # which of the request's fan-outs it belongs to
     generation: Generation = WHOLE
     confidence: Confidence | None = None
     _told_tokens = 0
+    _first_tokens = 0  # in the first chunk that had any
+    _last_token_at = 0.0
     _every_tokens = 0
     _on_progress: Callable[[BranchStream], None] | None = None
     _status = 0
@@ -212,11 +217,13 @@ class BranchStream:
         if self.confidence is not None:
             payload = self.confidence.take(payload)
         said = self._read(choice)
-        if self.first_token_at is None and (self.completion_tokens or said):
-            self.first_token_at = self._clock()
-            self._seated()
         if usage is None:  # a backend without continuous usage: one chunk is at least one token
             self.completion_tokens += 1 if said else 0
+        if self.completion_tokens or said:
+            self._last_token_at = self._clock()
+            if self.first_token_at is None:
+                self.first_token_at, self._first_tokens = self._last_token_at, self.completion_tokens
+                self._seated()
         if choice.finish_reason is not None:
             self.finish_reason = choice.finish_reason
         self.events.append(payload)
@@ -246,6 +253,16 @@ class BranchStream:
             self._content.append(content)
         return bool(reasoning or content)
 
+    def _count_unseen(self, first_at: float, ended_at: float) -> None:
+        """At the end: its own pace where it has one, else the backend's."""
+        decoded, decoding_s = self.completion_tokens - self._first_tokens, self._last_token_at - first_at
+        if self.state not in ("cancelled", "failed"):
+            self.backend.pace.observe(first_at - self.started_at, decoded + 1, decoding_s)
+        elif self.finish_reason is None:
+            own = decoding_s / decoded if decoded >= FEW else None
+            silent_s = ended_at - self._last_token_at
+            self.unseen_tokens = since_last_chunk(silent_s, own or self.backend.pace.per_token_s, self.interval)
+
     def _fail(self, error: UpstreamError) -> None:
         if not self._done:
             self.error = error
@@ -259,6 +276,8 @@ class BranchStream:
         self.ended_at = self._clock()
         self.gpu_seconds = self.backend.gpu_time.leave(self.mark)
         self._seated()
+        if self.first_token_at is not None:
+            self._count_unseen(self.first_token_at, self.ended_at)
         on_over, self._on_over = self._on_over, None  # they know us: leave no cycle behind
         self._on_event = self._on_progress = None
         if on_over is not None:

@@ -5,10 +5,11 @@ from files.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from math import ceil, log2
+from math import ceil, inf, log2
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ class Served:
     embedding: Backend | None = None
     step_token: str | None = None
     gpus: np.ndarray = field(init=False)
-    usd_per_gpu_s: np.ndarray = field(init=False)
+    now: Callable[[], float] = time.time  # Unix seconds: prices change with the calendar
     max_num_seqs: np.ndarray = field(init=False)
     _allowed: dict[tuple[Hashable, ...], np.ndarray] = field(default_factory=dict)
     _latency: dict[tuple[str | None, int], LatencyTable] = field(default_factory=dict)
@@ -102,18 +103,49 @@ class Served:
     )
     _single: dict[str, list[float]] = field(default_factory=dict)
     _settings: dict[tuple[str | None, int], tuple[Setting, ...]] = field(default_factory=dict)
+    _usd_per_gpu_s: np.ndarray = field(init=False)
+    _usd_per_token: np.ndarray | None = field(init=False)
+    _prices_until: float = field(init=False, default=-inf)
 
     def __post_init__(self) -> None:
-        """Per backend, as columns (backends, 1); an unknown price is NaN."""
+        """Per backend, as columns (backends, 1)."""
         column = (len(self.backends), 1)
-        prices = [backend.config.gpu_hour_usd for backend in self.backends]
         self.gpus = np.array([backend.config.gpus for backend in self.backends]).reshape(column)
-        self.usd_per_gpu_s = np.array([np.nan if price is None else price / 3600 for price in prices]).reshape(column)
         self.max_num_seqs = np.array([backend.profile.max_num_seqs for backend in self.backends]).reshape(column)
 
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def usd_per_gpu_s(self) -> np.ndarray:
+        """Prices in force, (backends, 1); an unknown one is NaN."""
+        self._look_at_prices()
+        return self._usd_per_gpu_s
+
+    @property
+    def usd_per_token(self) -> np.ndarray | None:
+        """Of a prompt's and of a generated token, where no GPU-hour has a price, (2, backends, 1), else NaN; None where
+        there are no such backends."""
+        self._look_at_prices()
+        return self._usd_per_token
+
+    def _look_at_prices(self) -> None:
+        now = self.now()
+        if now < self._prices_until:
+            return
+        rates = [backend.pricing.at(now) for backend in self.backends]
+        hours = np.array([np.nan if rate.gpu_hour_usd is None else rate.gpu_hour_usd for rate in rates])
+        tokens = [
+            (rate.tokens.prompt, rate.tokens.completion)
+            if rate.tokens is not None and rate.gpu_hour_usd is None
+            else (np.nan, np.nan)
+            for rate in rates
+        ]
+        billed = np.array(tokens).reshape(-1, 2).T[:, :, None] / 1e6
+        self._usd_per_gpu_s = hours.reshape(-1, 1) / 3600
+        self._usd_per_token = None if np.isnan(billed).all() else billed
+        self._prices_until = min((backend.pricing.next_change(now) for backend in self.backends), default=inf)
 
     def table(self, task: str | None) -> TaskTable:
         """The task's table, or the prior that stands in for one."""

@@ -7,14 +7,28 @@ This is the only module that reads the environment. `PARETOPROXY_SERVER__PORT=90
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable, Iterator, Mapping
+from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from proxy.upstream.pool import Origin
 
@@ -111,12 +125,72 @@ class LaunchConfig(_Section):
     cores: str | None = Field(None, description="CPU cores of each rank, as in VLLM_CPU_OMP_THREADS_BIND")
 
 
+def _first_moment(value: object) -> object:
+    """A day alone is its first moment, UTC; YAML reads one without quotes as a date."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = value.isoformat()
+    return f"{value}T00:00Z" if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value) else value
+
+
+def _with_zone(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("say in which time zone, as in 2026-01-01T00:00Z")
+    return value
+
+
+Since = Annotated[datetime, BeforeValidator(_first_moment), AfterValidator(_with_zone)]
+Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class GpuPriceStep(_Section):
+    """`{from: 2026-01-01T00:00Z, usd: 3.0}`: a price from then on."""
+
+    since: Since = Field(alias="from")
+    usd: Usd
+
+
+class TokenPrices(_Section):
+    """USD per million tokens. `cached`: prompt tokens out of the prefix cache; default: as `prompt`."""
+
+    prompt: Usd
+    completion: Usd
+    cached: Usd | None = None
+
+
+class TokenPriceStep(TokenPrices):
+    since: Since = Field(alias="from")
+
+
+def _in_order(steps: list[Any]) -> list[Any]:
+    if any(late.since <= early.since for early, late in pairwise(steps)):
+        raise ValueError("steps must be in order of time, each `from` later than the one before")
+    return steps
+
+
+def _kind_of_price(value: object) -> str:
+    return "=steps" if isinstance(value, list) else "=one"
+
+
+# Tagged, so that an error speaks of the form that was meant; `_explain` leaves the tags out.
+GpuPrice = Annotated[
+    Annotated[Usd, Tag("=one")]
+    | Annotated[list[GpuPriceStep], Field(min_length=1), AfterValidator(_in_order), Tag("=steps")],
+    Discriminator(_kind_of_price),
+]
+TokenPrice = Annotated[
+    Annotated[TokenPrices, Tag("=one")]
+    | Annotated[list[TokenPriceStep], Field(min_length=1), AfterValidator(_in_order), Tag("=steps")],
+    Discriminator(_kind_of_price),
+]
+
+
 class BackendConfig(_Section):
     name: Name
     url: str
     tensor_parallel_size: int = Field(1, ge=1)
     gpus: float = Field(1, ge=0)
-    gpu_hour_usd: float | None = Field(None, ge=0)
+    gpu_hour_usd: GpuPrice | None = Field(None, description="of one GPU: a number, or steps in time")
+    usd_per_million_tokens: TokenPrice | None = Field(None, description="of hosted models, beside or instead")
     speculative: dict[str, Any] | None = None
     sampling: Literal["all", "greedy"] = Field("all", description="greedy: only requests at temperature 0 may run here")
     api_key_env: str | None = Field(None, description="environment variable with the backend's API key")
@@ -139,14 +213,16 @@ class PooledConfig(_Section):
     model: str | None = Field(None, description="as the engine names it; default: the entry's name")
     step_token: str | None = Field(None, description="what ends a step for a process reward; default: a new line")
     gpus: float = Field(1, ge=0)
-    gpu_hour_usd: float | None = Field(None, ge=0)
+    gpu_hour_usd: GpuPrice | None = None
+    usd_per_million_tokens: TokenPrice | None = None
     api_key_env: str | None = None
     launch: LaunchConfig | None = None
 
     @property
     def as_backend(self) -> BackendConfig:
-        names = ("name", "url", "gpus", "gpu_hour_usd", "api_key_env", "launch")
-        return BackendConfig(**{name: getattr(self, name) for name in names})
+        names = ("name", "url", "gpus", "gpu_hour_usd", "usd_per_million_tokens", "api_key_env", "launch")
+        # Constructed, not validated: its parts were, and steps go by the name that a file gives them.
+        return BackendConfig.model_construct(**{name: getattr(self, name) for name in names})
 
 
 class ModelConfig(_Section):
@@ -338,7 +414,7 @@ def _lines(node: yaml.Node | None, loc: Loc) -> Iterator[tuple[Loc, int]]:
 def _explain(path: Path, error: ValidationError, lines: dict[Loc, int], env_keys: dict[Loc, str]) -> str:
     problems = []
     for item in error.errors():
-        loc: Loc = tuple(item["loc"])
+        loc: Loc = tuple(part for part in item["loc"] if not str(part).startswith("="))  # tags are no keys
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key"

@@ -46,8 +46,9 @@ class Run:
     """One plan being executed: the `strategies.Context` of its strategy, and the record of all that it did.
 
     `decide_by`: loop time at which arrivals end; None: no deadline. `dues`: what orders its branches among those that
-    wait for a seat. `on_event` gets the payloads of a lone branch
-    as they come, `on_answer` each finished branch's answer. `top_logprobs`: the client's own.
+    wait for a seat. `on_event` gets the payloads of a lone branch as they come, `on_answer` each finished branch's
+    answer. `top_logprobs`: the client's own. `interval`: tokens from chunk to chunk of what is asked with so many
+    `every_tokens`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Run:
         top_logprobs: int | None = None,
         on_event: Callable[[bytes], None] | None = None,
         on_answer: Callable[[Answer | None], None] | None = None,
+        interval: Callable[[int], int] = lambda every_tokens: 1,
     ) -> None:
         self.backend = backend
         self.branches: list[BranchStream] = []
@@ -84,6 +86,7 @@ class Run:
         self._top_logprobs = top_logprobs
         self._on_event = on_event
         self._on_answer = on_answer
+        self._interval = interval
         self._loop = asyncio.get_running_loop()
         self._open: set[_Open] = set()
         self._client_gone = False
@@ -248,6 +251,7 @@ class FanOut(Generic[E]):
         due_s = None if run._dues is None else run._dues.of(len(run.branches))
         branch = BranchStream(len(run.branches), backend, run._clock, self._branch_over, on_event, due_s)
         branch.wave, branch.generation = run.waves, generation
+        branch.interval = run._interval(self._every_tokens)
         if generation.confidence:
             branch.confidence = Confidence(run._top_logprobs)
         if self._every_tokens:

@@ -55,9 +55,7 @@ class Requests:
 
     def __call__(self, generation: Generation, index: int, every_tokens: int = 0) -> tuple[Backend, bytes]:
         """Raises Unavailable where the judge or the larger model has no backend that serves; InvalidRequest."""
-        # Progress comes with chunks.
-        most = upstream_body.VOTE_STREAM_INTERVAL
-        interval = min(every_tokens, most) if every_tokens else most
+        interval = self._interval(every_tokens)
         if generation is WHOLE:
             return self.plan.backend, self._whole(index, interval)
         backend = self._backend(generation)
@@ -68,6 +66,15 @@ class Requests:
             body = upstream_body.of_branch(body, own_seed, priority)
         path = CHAT if generation.prompt is not None else self.call.path
         return backend, backend.head(path).with_body(body, self._context(index))
+
+    def interval(self, every_tokens: int) -> int:
+        """Tokens from chunk to chunk of what is asked with so many `every_tokens`."""
+        return 1 if self.live else self._interval(every_tokens)
+
+    def _interval(self, every_tokens: int) -> int:
+        """Progress comes with chunks."""
+        most = upstream_body.VOTE_STREAM_INTERVAL
+        return min(every_tokens, most) if every_tokens else most
 
     def _whole(self, index: int, interval: int) -> bytes:
         backend, seed = self.plan.backend, self.call.peek.seed

@@ -3,11 +3,27 @@
 attributed GPU-seconds of a branch = gpus · ∫ dt / B(t) over its life, B(t) being the branches then running on the
 backend. The integral is kept as one running sum, so that a branch costs two subtractions however many others come and
 go.
+
+Wall-clock GPU time = `attributed` to our branches + that of `others` beside them + `idle`, without a branch of ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
+
+
+class GpuSeconds(NamedTuple):
+    """Where a backend's wall-clock time went since it was opened, in GPU-seconds. `attributed`: to our branches;
+    `others`: to other clients' while ours ran; `idle`: nobody's of ours."""
+
+    attributed: float
+    others: float
+    idle: float
+
+    @property
+    def wall(self) -> float:
+        return self.attributed + self.others + self.idle
 
 
 class GpuTime:
@@ -17,25 +33,26 @@ class GpuTime:
         self._gpus = gpus
         self._clock = clock
         self._share_s = 0.0  # ∫ dt / B(t)
+        self._ours_s = 0.0  # the parts of busy time that are our branches'
         self._busy_s = 0.0
-        self._last = clock()
+        self._last = self._opened_at = clock()
         self.running = 0
         self._peak = 0
         self.others = 0.0  # branches of other clients on this engine, from its metrics
 
-    def enter(self) -> float:
-        """A branch starts; give the mark to `leave`."""
+    def enter(self, branches: int = 1) -> float:
+        """A branch starts, or a call that the engine runs as so many; give the mark to `leave`."""
         self._advance()
-        self.running += 1
+        self.running += branches
         if self.running > self._peak:
             self._peak = self.running
         return self._share_s
 
-    def leave(self, mark: float) -> float:
-        """The branch ends; its attributed GPU-seconds."""
+    def leave(self, mark: float, branches: int = 1) -> float:
+        """It ends; its attributed GPU-seconds."""
         self._advance()
-        self.running -= 1
-        return (self._share_s - mark) * self._gpus
+        self.running -= branches
+        return (self._share_s - mark) * self._gpus * branches
 
     def take_peak(self) -> int:
         """The most of our branches that ran at once since the last call."""
@@ -52,10 +69,18 @@ class GpuTime:
         self._advance()
         return self._busy_s * self._gpus
 
+    def spent(self) -> GpuSeconds:
+        """All of the time so far; what running branches have used is in it."""
+        self._advance()
+        idle_s = self._last - self._opened_at - self._busy_s
+        return GpuSeconds(*(s * self._gpus for s in (self._ours_s, self._busy_s - self._ours_s, idle_s)))
+
     def _advance(self) -> None:
         now = self._clock()
         if self.running:
             elapsed = now - self._last
-            self._share_s += elapsed / (self.running + self.others)
+            share_s = elapsed / (self.running + self.others)
+            self._share_s += share_s
+            self._ours_s += share_s * self.running
             self._busy_s += elapsed
         self._last = now

@@ -29,7 +29,13 @@ class Metrics(Collector):
     """Counts finished requests in plain numbers (a lock and a label look-up per count would cost a tenth of a small
     request); they become metric families when scraped."""
 
-    def __init__(self, backends: Sequence[Backend], traces: TraceStore, served: Iterable[Served] = ()) -> None:
+    def __init__(
+        self,
+        backends: Sequence[Backend],
+        traces: TraceStore,
+        served: Iterable[Served] = (),
+        pooled: Sequence[Backend] = (),
+    ) -> None:
         self._requests: dict[tuple[str, str, str, str], int] = {}
         self._latency = Histogram(
             "paretoproxy_request_duration_seconds",
@@ -41,7 +47,7 @@ class Metrics(Collector):
         self._finished = RequestMetrics()
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._registry.register(_Live(backends, traces))
+        self._registry.register(_Live(backends, pooled, traces))
         self._registry.register(_Quality(tuple(served)))
 
     def add(self, collector: Collector) -> None:
@@ -99,8 +105,9 @@ class _Read(CollectorRegistry):
 class _Live(Collector):
     """Gauges that are read, not kept."""
 
-    def __init__(self, backends: Sequence[Backend], traces: TraceStore) -> None:
+    def __init__(self, backends: Sequence[Backend], pooled: Sequence[Backend], traces: TraceStore) -> None:
         self._backends = backends
+        self._pooled = pooled
         self._traces = traces
 
     def collect(self) -> Iterator[Metric]:
@@ -112,6 +119,11 @@ class _Live(Collector):
         )
         busy = CounterMetricFamily(
             "paretoproxy_backend_busy_gpu_seconds", "GPU time with a branch of ours", labels=["backend"]
+        )
+        spent = CounterMetricFamily(
+            "paretoproxy_backend_gpu_seconds",
+            "Wall-clock GPU time: attributed to branches of ours, of others beside them, idle",
+            labels=["backend", "kind"],
         )
         bias = GaugeMetricFamily(
             "paretoproxy_backend_latency_bias", "Measured over predicted latency, lately", labels=["backend"]
@@ -138,17 +150,25 @@ class _Live(Collector):
             else:
                 missing.add_metric([backend.name, backend.metric_missing], 1.0)
             busy.add_metric(label, backend.gpu_time.busy_gpu_s())
+            _add_spent(spent, backend)
             bias.add_metric(label, backend.correction.bias)
             spread.add_metric(label, backend.correction.spread)
             for quantile in QUANTILES:
                 known.add_metric([backend.name, f"{quantile:g}"], backend.correction.known[quantile])
                 within.add_metric([backend.name, f"{quantile:g}"], backend.correction.within[quantile])
-        yield from (up, flight, others, missing, busy, bias, spread, known, within)
+        for backend in self._pooled:
+            _add_spent(spent, backend)
+        yield from (up, flight, others, missing, busy, spent, bias, spread, known, within)
         yield CounterMetricFamily("paretoproxy_traces_dropped", "Traces not stored", value=self._traces.dropped)
         works = float(self._traces.problem is None)
         yield GaugeMetricFamily("paretoproxy_trace_store_up", "0 while traces cannot be written", value=works)
         yield GaugeMetricFamily("paretoproxy_traces_waiting", "Traces not yet stored", value=self._traces.waiting)
         yield CounterMetricFamily("paretoproxy_traces_written", "Traces stored", value=self._traces.written)
+
+
+def _add_spent(spent: CounterMetricFamily, backend: Backend) -> None:
+    for kind, seconds in backend.gpu_time.spent()._asdict().items():
+        spent.add_metric([backend.name, kind], seconds)
 
 
 class _Quality(Collector):

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-import msgspec
-
-from proxy import ledgers, upstream_body
+from proxy import branch_ledgers, ledgers, upstream_body
 from proxy.backend import Backend
 from proxy.call import Call
 from proxy.catalog import Served
-from proxy.errors import Unavailable, UpstreamFailed
+from proxy.errors import InvalidRequest, Unavailable, UpstreamFailed
+from proxy.passed_tokens import NONE, PassedTokens, of_answer, of_events, of_silence
 from proxy.relay import CutShort, NothingSent, RelaySink, relay
 from proxy.scale import Exchange
 from proxy.service import Service
 from proxy.ties import one_of
 from proxy.trace import BranchTrace, PlanTrace, Trace
 from proxy.trace_context import BRANCHES
+from proxy.upstream.errors import ConnectFailed
 from proxy.upstream.request import forwarded_lines
+
+_GENERATES = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 
 async def pass_through(service: Service, exchange: Exchange, models: Sequence[Served]) -> None:
@@ -28,6 +30,7 @@ async def pass_through(service: Service, exchange: Exchange, models: Sequence[Se
     candidates = _usable(call, models)
     considered = len(candidates)
     last: str | None = None
+    exchange.finish = finish = _Finish(call)
     while candidates:
         served, backend = _fastest(candidates, service.rng)
         candidates.remove((served, backend))
@@ -44,7 +47,7 @@ async def pass_through(service: Service, exchange: Exchange, models: Sequence[Se
         if not call.stream:
             extra.append((b"x-slo-status", b"none"))
         try:
-            await _metered(service, backend, exchange, request, extra, may_retry=bool(candidates))
+            await _metered(service, served, backend, exchange, request, extra, finish, may_retry=bool(candidates))
             return
         except NothingSent as error:
             last = f"{backend.name}: {error}"
@@ -76,19 +79,22 @@ def _plan(served: Served, backend: Backend, considered: int) -> PlanTrace:
 
 async def _metered(
     service: Service,
+    served: Served,
     backend: Backend,
     exchange: Exchange,
     request: bytes,
     extra: list[tuple[bytes, bytes]],
+    finish: _Finish,
     *,
     may_retry: bool,
 ) -> None:
     """One attempt, with its branch in the trace whatever becomes of it."""
     clock, trace = service.clock, exchange.trace
-    started, mark = clock(), backend.gpu_time.enter()
-    outcome, error, error_type, sink = "failed", None, None, None
+    choices = exchange.call.peek.n or 1  # which the engine runs as a branch each
+    started, mark = clock(), backend.gpu_time.enter(choices)
+    outcome, error, error_type, sink = "failed", None, None, RelaySink(exchange.client.loop)
     try:
-        sink = await relay(backend, request, exchange.client, extra, may_retry=may_retry, clock=clock)
+        await relay(backend, request, exchange.client, extra, sink, may_retry=may_retry, clock=clock)
         outcome = "completed" if sink.status < 400 else "failed"
         trace.status = sink.status
         if sink.status >= 400:
@@ -102,7 +108,7 @@ async def _metered(
         outcome = "cancelled"
         raise
     finally:
-        ended, gpu_seconds = clock(), backend.gpu_time.leave(mark)
+        ended, gpu_seconds = clock(), backend.gpu_time.leave(mark, choices)
         branch = BranchTrace(
             index=len(trace.branches),
             backend=backend.name,
@@ -110,58 +116,63 @@ async def _metered(
             start_ms=round((started - exchange.arrived_at) * 1e3, 3),
             end_ms=round((ended - exchange.arrived_at) * 1e3, 3),
             gpu_seconds=round(gpu_seconds, 9),
-            cost_usd=ledgers.usd(backend, gpu_seconds),
             first_token_ms=trace.ttft_ms,
             error=error,
             error_type=error_type,
         )
         trace.branches.append(branch)
-        exchange.finish = _Finish(backend, sink, ended - started)
+        finish.attempts.append((served, backend, sink, ended - started))
 
 
 class _Finish:
     """Reads the usage off the answer's tail and prices the request: in the trace writer's thread, not in the
-    request's way."""
+    request's way. `attempts`: one a branch, with what came back and its seconds."""
 
-    def __init__(self, backend: Backend, sink: RelaySink | None, wall_s: float) -> None:
-        self._backend = backend
-        self._sink = sink
-        self._wall_s = wall_s
+    def __init__(self, call: Call) -> None:
+        self.attempts: list[tuple[Served, Backend, RelaySink, float]] = []
+        self._call = call
 
     def __call__(self, trace: Trace) -> None:
-        usage = _usage(self._sink.tail, streamed=self._sink.events > 0) if self._sink is not None else None
-        branch = trace.branches[-1]
-        if usage is not None:
-            branch.prompt_tokens, branch.completion_tokens = usage.prompt_tokens, usage.completion_tokens or 0
-        elif self._sink is not None and self._sink.events:
-            branch.completion_tokens, trace.tokens_exact = max(0, self._sink.events - 1), False
-        gpu_seconds = 0.0
-        for row in trace.branches:
-            trace.prompt_tokens += row.prompt_tokens
-            trace.completion_tokens += row.completion_tokens
-            gpu_seconds += row.gpu_seconds
-        part = ledgers.Part(self._backend, gpu_seconds, self._wall_s, trace.completion_tokens)
-        trace.ledgers = ledgers.of_request([part])
+        for branch, (served, backend, sink, seconds) in zip(trace.branches, self.attempts, strict=True):
+            found = self._tokens(branch, served, backend, sink, seconds)
+            branch.prompt_tokens, branch.cached_tokens = found.prompt, found.cached
+            branch.completion_tokens, branch.estimated_tokens = found.completion, found.estimated
+            trace.tokens_exact &= found.exact
+            trace.prompt_tokens += branch.prompt_tokens
+            trace.completion_tokens += branch.completion_tokens
+            rate = trace.rates[backend.name] = backend.pricing.at(trace.received_at)
+            branch.cost_usd = ledgers.cost_usd(
+                rate, branch.gpu_seconds, branch.prompt_tokens, branch.cached_tokens, branch.completion_tokens
+            )
+        trace.ledgers = branch_ledgers.of_trace(trace)
+
+    def _tokens(
+        self, branch: BranchTrace, served: Served, backend: Backend, sink: RelaySink, seconds: float
+    ) -> PassedTokens:
+        """Of one attempt."""
+        call = self._call
+        if sink.status >= 400 or isinstance(sink.error, ConnectFailed):
+            return NONE
+        choices = call.peek.n or 1
+        if (told := of_answer(sink)) is not None:
+            if not sink.events:
+                backend.pace.observe_whole(told.completion // choices, seconds)
+            return told
+        if call.path not in _GENERATES or (branch.outcome == "completed" and not sink.events):
+            return NONE
+        if sink.events or call.stream:
+            found = of_events(sink, chat=call.chat)
+        else:
+            found = of_silence(backend.pace, seconds, choices, call.max_tokens)
+        return found._replace(prompt=_prompt_tokens(call, served))
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-
-
-class _HasUsage(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-def _usage(tail: bytes, *, streamed: bool) -> _Usage | None:
-    """From a whole JSON body, or from the last event that has one; None where the answer told none."""
-    documents = [tail]
-    if streamed:
-        lines = [line for line in tail.split(b"\n") if line.startswith(b"data: {") and b'"usage":{' in line]
-        documents = [line[6:] for line in lines[-1:]]
-    for document in documents:
-        try:
-            return msgspec.json.decode(document, type=_HasUsage).usage
-        except msgspec.DecodeError:
-            return None
-    return None
+def _prompt_tokens(call: Call, served: Served) -> int:
+    """As the proxy itself counts them; 0 where it cannot."""
+    if served.counter is None:
+        return 0
+    try:
+        body = call.decoded()
+        return (served.counter.count_chat(body) if call.chat else served.counter.count_completion(body)) or 0
+    except InvalidRequest:  # the backend has judged it already
+        return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,11 +38,11 @@ async def plan_view(service: Service, headers: Headers, body: bytes) -> dict[str
         "considered": decision.considered,
         "dropped": decision.dropped,
         "left_out": _left_out(models, asked.ask.greedy),
-        "candidates": [_row(plan, limits) for plan, limits in rank(asked.ask, models)],
+        "candidates": [_row(plan, limits, tokens) for plan, limits in rank(asked.ask, models)],
     }
 
 
-def _row(plan: Plan, limits: tuple[str, ...]) -> dict[str, Any]:
+def _row(plan: Plan, limits: tuple[str, ...], prompt_tokens: float) -> dict[str, Any]:
     return {
         "backend": plan.backend.name,
         "model": plan.served.name,
@@ -51,16 +52,17 @@ def _row(plan: Plan, limits: tuple[str, ...]) -> dict[str, Any]:
         "feasible": not limits,
         "dropped_by": list(limits),
         "predicted": predicted(plan),
-        "ledgers": _ledgers(plan),
+        "ledgers": _ledgers(plan, prompt_tokens),
     }
 
 
-def _ledgers(plan: Plan) -> dict[str, Any]:
+def _ledgers(plan: Plan, prompt_tokens: float) -> dict[str, Any]:
     """What the plan is expected to cost in each account, at its median latency; congestion is what others pay."""
     expected, backend = plan.predicted, plan.backend
-    part = ledgers.Part(backend, expected.gpu_seconds, expected.median_ms / 1e3, round(expected.tokens))
+    rate, prompts = backend.pricing.at(time.time()), plan.branches * round(prompt_tokens)
+    part = ledgers.Part(rate, expected.gpu_seconds, expected.median_ms / 1e3, round(expected.tokens), prompts)
     of_plan = ledgers.of_request([part])
-    accounts = {**asdict(of_plan), "congestion": ledgers.of_gpu_seconds(backend, expected.congestion_gpu_seconds)}
+    accounts = {**asdict(of_plan), "congestion": ledgers.of_gpu_seconds(rate, expected.congestion_gpu_seconds)}
     return {name: asdict(amount) if isinstance(amount, ledgers.Amount) else amount for name, amount in accounts.items()}
 
 

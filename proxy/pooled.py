@@ -40,9 +40,12 @@ class PooledCall:
 
 
 @contextmanager
-def metered(backend: Backend, clock: Callable[[], float], calls: list[PooledCall]) -> Iterator[PooledCall]:
-    """Adds a call to `calls`, with the time and the share of the GPU that it took, however it ends."""
-    mark = backend.gpu_time.enter()
+def metered(
+    backend: Backend, clock: Callable[[], float], calls: list[PooledCall], inputs: int = 1
+) -> Iterator[PooledCall]:
+    """Adds a call to `calls`, with the time and the share of the GPU that it took, however it ends. `inputs`: the
+    engine runs each by itself."""
+    mark = backend.gpu_time.enter(inputs)
     call = PooledCall(backend, clock(), 0.0, 0, 0.0, "failed")
     try:
         yield call
@@ -51,7 +54,7 @@ def metered(backend: Backend, clock: Callable[[], float], calls: list[PooledCall
         call.outcome = "cancelled"
         raise
     finally:
-        call.ended_at, call.gpu_seconds = clock(), backend.gpu_time.leave(mark)
+        call.ended_at, call.gpu_seconds = clock(), backend.gpu_time.leave(mark, inputs)
         calls.append(call)
 
 
@@ -120,7 +123,7 @@ class PooledModel:
         return await self._metered("/v1/embeddings", {"input": texts}, len(texts), _embedding)
 
     async def _metered(self, path: str, body: dict[str, Any], rows: int, read: Callable[[_Item], T]) -> list[T]:
-        with metered(self.backend, self._clock, self.calls) as call:
+        with metered(self.backend, self._clock, self.calls, rows) as call:
             try:
                 answer = msgspec.json.decode(await self._post(path, body), type=_Answer)
                 found = [read(item) for item in answer.data]

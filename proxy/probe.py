@@ -70,6 +70,7 @@ async def _ask(backend: Backend) -> None:
 
 async def probe(backend: Backend, timeout_s: float = PROBE_TIMEOUT_S, late_looks: int = LATE_LOOKS) -> None:
     """One look at one backend, over its own pool: what is probed is what requests will meet."""
+    backend.spending.settle()
     try:
         status, _ = await fetch(backend.pool, backend.get("/health"), timeout_s)
         problem = None if status == 200 else f"/health answered {status}"

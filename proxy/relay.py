@@ -119,19 +119,19 @@ async def relay(
     request: bytes,
     client: Client,
     extra: Headers,
+    sink: RelaySink,
     *,
     may_retry: bool,
     clock: Callable[[], float],
-) -> RelaySink:
-    """Send `request` to `backend` and its answer to the client. Raises NothingSent, CutShort, ClientGone."""
-    sink = RelaySink(client.loop)
+) -> None:
+    """Send `request` to `backend` and its answer, through `sink`, to the client. Raises NothingSent, CutShort,
+    ClientGone."""
     sink.exchange = backend.pool.send(request, sink)
     try:
         with client.watch(sink.client_gone):
             await _pump(sink, client, extra, may_retry, clock)
     finally:
         sink.exchange.cancel()
-    return sink
 
 
 async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool, clock: Callable[[], float]) -> None:

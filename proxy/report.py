@@ -103,7 +103,7 @@ def _engines(served: Served) -> list[Engine]:
             profile=backend.profile,
             tensor_parallel_size=backend.config.tensor_parallel_size,
             gpus=backend.config.gpus,
-            gpu_hour_usd=backend.config.gpu_hour_usd,
+            gpu_hour_usd=backend.pricing.at(time.time()).gpu_hour_usd,
             speculative=backend.config.speculative,
             greedy_only=backend.config.sampling == "greedy",
         )

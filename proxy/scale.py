@@ -42,6 +42,7 @@ from strategies.answers import Grouper
 from strategies.base import Outcome
 
 PATIENCE_S = 60.0  # of a request without a deadline
+GUESSED = "the prompt's length was guessed: no tokenizer here, and no backend told it in time"
 
 
 @dataclass(slots=True)
@@ -71,8 +72,10 @@ class Executed:
 async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) -> None:
     """Answer one controlled request. Raises ProxyError before anything was sent; ClientGone."""
     call, trace = exchange.call, exchange.trace
-    tokens, trace.tokens_exact = await _prompt_length(exchange, models[0])
+    tokens, counted = await _prompt_length(exchange, models[0])
     asked = question(call, models, service.registry, tokens)
+    if not counted:
+        asked = replace(asked, note=f"{asked.note}; {GUESSED}" if asked.note else GUESSED)
     streamed = StreamedReply(exchange.client.send, call) if call.stream else None
     try:
         executed = await _until_answered(service, exchange, models, asked, streamed)
@@ -166,16 +169,17 @@ async def _execute(
         decide_by = exchange.arrived_at + asked.ask.slo.latency_ms / 1e3 - service.finish_time.reserve_s
     dues = Dues(exchange.arrived_at, _patience_s(asked.ask), plan.branches)
     scoring = _scoring(service, call, plan.served)
+    requests = Requests.of(
+        call,
+        plan,
+        exchange.trace,
+        live=live,
+        fastest=Served.fastest,
+        priority=lambda index: service.priority(dues.of(index)),
+    )
     run = Run(
         plan.backend,
-        Requests.of(
-            call,
-            plan,
-            exchange.trace,
-            live=live,
-            fastest=Served.fastest,
-            priority=lambda index: service.priority(dues.of(index)),
-        ),
+        requests,
         _grouper(service, call, asked, plan.served, scoring, decide_by),
         decide_by=decide_by,
         dues=dues,
@@ -186,6 +190,7 @@ async def _execute(
         top_logprobs=call.top_logprobs,
         on_event=events.put if events is not None and live else None,
         on_answer=told.add if told is not None else None,
+        interval=requests.interval,
     )
     if streamed is not None:
         await streamed.start(_headers(exchange, decision))
@@ -198,7 +203,8 @@ async def _execute(
     finally:
         run.cancel_all()
         # Also of a client that left: what ran was paid for.
-        note_run(exchange.trace, run, exchange.arrived_at, service.catalog.by_name)
+        counted = round(asked.ask.prompt_tokens) if GUESSED not in (asked.note or "") else None
+        note_run(exchange.trace, run, exchange.arrived_at, service.catalog.by_name, counted)
     decided_at = service.clock()
     winners = _winners(run, outcome, call.answers_wanted)
     _reason_alike(winners, run)

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from proxy import ledgers
+from proxy import branch_ledgers, ledgers
 from proxy.backend import Backend
 from proxy.branch import BranchStream
 from proxy.fanout import Run
 from proxy.planner import Decision, Plan
 from proxy.pooled import PooledCall
 from proxy.trace import BranchTrace, PlanTrace, Trace
+from proxy.upstream.errors import ConnectFailed
+from strategies.base import WHOLE
 
 SCORED = ("score",)  # what these read is no prompt of the client's
 
@@ -61,46 +63,42 @@ def _note(plan: Plan, note: str | None) -> str | None:
     return "; ".join(notes) or None
 
 
-def note_run(trace: Trace, run: Run, arrived_at: float, backends: Mapping[str, Backend]) -> None:
+def note_run(
+    trace: Trace, run: Run, arrived_at: float, backends: Mapping[str, Backend], prompt_tokens: int | None = None
+) -> None:
     """Record every branch and score, and the ledgers. A run that was planned again adds to what the earlier ones cost.
-    `backends`: all that there are, by name."""
+    `backends`: all that there are, by name; `prompt_tokens`: of the client's own prompt, None where it was guessed."""
     run.first_row = len(trace.branches)
-    prompts = _prompt_tokens(run.branches)
+    calls = run.scoring.calls if run.scoring is not None else []
+    for name in {branch.backend.name for branch in run.branches} | {call.backend.name for call in calls}:
+        trace.rates[name] = backends[name].pricing.at(trace.received_at)
+    prompts = _prompt_tokens(run.branches, prompt_tokens or 0)
     rows = [
         _branch(branch, prompts[id(branch.generation)], arrived_at, run.first_row + i)
         for i, branch in enumerate(run.branches)
     ]
     trace.branches.extend(rows)
-    if run.scoring is not None:
-        calls = run.scoring.calls
-        first = len(trace.branches)
-        trace.branches.extend([_call(call, arrived_at, first + i) for i, call in enumerate(calls)])
+    first = len(trace.branches)
+    trace.branches.extend([_call(call, arrived_at, first + i) for i, call in enumerate(calls)])
+    for row in trace.branches[run.first_row :]:
+        rate = trace.rates[row.backend]
+        row.cost_usd = ledgers.cost_usd(
+            rate, row.gpu_seconds, row.prompt_tokens, row.cached_tokens, row.completion_tokens
+        )
     trace.prompt_tokens = sum(row.prompt_tokens for row in trace.branches if row.role not in SCORED)
     trace.completion_tokens = sum(row.completion_tokens for row in trace.branches)
-    parts = _parts(trace.branches, backends)
-    trace.ledgers, trace.backend_ledgers = ledgers.of_request(parts), ledgers.by_backend(parts)
+    trace.tokens_exact = not any(row.estimated_tokens for row in trace.branches)
+    trace.ledgers = branch_ledgers.of_trace(trace)
 
 
-def _prompt_tokens(branches: Sequence[BranchStream]) -> dict[int, int]:
+def _prompt_tokens(branches: Sequence[BranchStream], of_client: int) -> dict[int, int]:
     """Of each generation, by identity: a branch that ended before it told its own has as many as another with the same
-    prompt."""
-    found: dict[int, int] = {}
+    prompt, or as the proxy itself counted of the client's."""
+    found: dict[int, int] = {id(WHOLE): of_client}
     for branch in branches:
         key = id(branch.generation)
         found[key] = max(found.get(key, 0), branch.prompt_tokens)
     return found
-
-
-def _parts(rows: Sequence[BranchTrace], backends: Mapping[str, Backend]) -> list[ledgers.Part]:
-    parts = []
-    for name in dict.fromkeys(row.backend for row in rows):
-        backend = backends[name]
-        mine = [row for row in rows if row.backend == name]
-        ends = [row.end_ms for row in mine if row.end_ms is not None]
-        wall_s = (max(ends) - min(row.start_ms for row in mine)) / 1e3 if ends else 0.0
-        seconds, tokens = sum(row.gpu_seconds for row in mine), sum(row.completion_tokens for row in mine)
-        parts.append(ledgers.Part(backend, seconds, wall_s, tokens))
-    return parts
 
 
 def _call(call: PooledCall, arrived_at: float, index: int) -> BranchTrace:
@@ -113,7 +111,6 @@ def _call(call: PooledCall, arrived_at: float, index: int) -> BranchTrace:
         gpu_seconds=call.gpu_seconds,
         prompt_tokens=call.prompt_tokens,
         completion_tokens=call.completion_tokens,
-        cost_usd=ledgers.usd(call.backend, call.gpu_seconds),
         wave=call.wave or 1,
         role=call.role,
     )
@@ -125,6 +122,11 @@ def _role(branch: BranchStream) -> str | None:
     if generation.model == "judge":
         return "judge"
     return None if generation.final else "aside"
+
+
+def _was_read(branch: BranchStream) -> bool:
+    """As far as one can know: the engine had the prompt, and did not refuse it."""
+    return branch.refusal is None and not isinstance(branch.error, ConnectFailed)
 
 
 def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: int) -> BranchTrace:
@@ -144,12 +146,12 @@ def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: 
         start_ms=since(branch.started_at) or 0.0,
         first_token_ms=since(branch.first_token_at),
         end_ms=since(branch.ended_at),
-        prompt_tokens=branch.prompt_tokens or prompt_tokens,
+        prompt_tokens=branch.prompt_tokens or (prompt_tokens if _was_read(branch) else 0),
         cached_tokens=branch.cached_tokens,
-        completion_tokens=branch.completion_tokens,
+        completion_tokens=branch.completion_tokens + branch.unseen_tokens,
+        estimated_tokens=branch.unseen_tokens,
         finish_reason=branch.finish_reason,
         gpu_seconds=branch.gpu_seconds,
-        cost_usd=ledgers.usd(branch.backend, branch.gpu_seconds),
         answer=branch.answer,
         score=branch.score,
         error=text,

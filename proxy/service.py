@@ -79,7 +79,7 @@ class Service:
         probers = Prober(catalog.backends), Prober(catalog.pooled, ask_capabilities=False, late_looks=POOLED_LATE_LOOKS)
         for prober in probers:
             await prober.start()
-        metrics = Metrics(catalog.backends, traces, catalog.served.values())
+        metrics = Metrics(catalog.backends, traces, catalog.served.values(), catalog.pooled)
         telemetry = Telemetry.start(config, catalog.by_name, metrics) if config.traces.otlp_endpoint else None
         _spare_the_collector()
         return cls(

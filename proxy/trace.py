@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from proxy.ledgers import Ledgers
+from proxy.ledgers import Ledgers, total
+from proxy.prices import Rate
 from proxy.trace_context import ROOT, context_lines, span_id
 
 TraceOutcome = Literal["answered", "refused", "failed", "client_gone"]
@@ -15,7 +16,8 @@ TraceOutcome = Literal["answered", "refused", "failed", "client_gone"]
 class BranchTrace(msgspec.Struct, omit_defaults=True):
     """Times in milliseconds since the request arrived. `wave`: which fan-out of its request it belongs to; `role`: what
     it was for, where it is no answer (judge, aside, score). `error` quotes nothing that a backend said; `error_type`:
-    the error's class, or the backend's status."""
+    the error's class, or the backend's status. `estimated_tokens`: of `completion_tokens`, those that nobody counted:
+    generated after the last that was heard of, or by an answer that told no usage."""
 
     index: int
     backend: str
@@ -27,6 +29,7 @@ class BranchTrace(msgspec.Struct, omit_defaults=True):
     prompt_tokens: int = 0
     cached_tokens: int | None = None
     completion_tokens: int = 0
+    estimated_tokens: int = 0
     finish_reason: str | None = None
     cost_usd: float | None = None
     answer: str | None = None
@@ -58,8 +61,9 @@ class PlanTrace(msgspec.Struct, omit_defaults=True):
 
 class Trace(msgspec.Struct, omit_defaults=True):
     """One request. `received_at`: Unix seconds; `request_id`: the client's own, None where it is the trace's id;
-    `key`: the name of the API key that asked; `slo_status`: met, missed, degraded or none; `backend_ledgers`: of each
-    backend, where several were used; `ttft_ms`: of streamed answers, until the client had the first of it.
+    `key`: the name of the API key that asked; `slo_status`: met, missed, degraded or none; `tokens_exact`: every token
+    was counted, none is estimated; `rates`: by backend, what it cost when the request arrived; `ttft_ms`: of streamed
+    answers, until the client had the first of it.
 
     `error_code`: of the errors that a client can be given. `parent_id`, `tracestate` and `sampled`: the client's trace
     context; `root_id`: the root span, None where it is the last half of the trace's id.
@@ -86,7 +90,7 @@ class Trace(msgspec.Struct, omit_defaults=True):
     completion_tokens: int = 0
     tokens_exact: bool = True
     ledgers: Ledgers | None = None
-    backend_ledgers: dict[str, Ledgers] = {}
+    rates: dict[str, Rate] = {}
     slo_status: str = "none"
     error: str | None = None
     prompt: Any = None
@@ -107,7 +111,10 @@ class Trace(msgspec.Struct, omit_defaults=True):
 
     @property
     def cost_usd(self) -> float | None:
-        return self.ledgers.attributed.usd if self.ledgers else None
+        """Attributed; where a backend has no price per GPU-hour, each branch at the price that its backend has."""
+        if self.ledgers is None or self.ledgers.attributed.usd is not None:
+            return self.ledgers.attributed.usd if self.ledgers else None
+        return total([branch.cost_usd for branch in self.branches]) if self.branches else None
 
     @property
     def gpu_seconds(self) -> float | None:

@@ -11,8 +11,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from proxy.cli.cost_table import show_sums
 from proxy.config import ConfigError, load
+from proxy.cost_query import groups_of
+from proxy.errors import InvalidRequest
 from proxy.trace_store import TraceStore
+from proxy.trace_store.costs import GroupBy
 
 
 def _moment(value: str) -> datetime:
@@ -34,6 +38,8 @@ def _moment(value: str) -> datetime:
 @click.option("--after", help="List on after this trace.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--json", "as_json", is_flag=True, help="One JSON record a line.")
+@click.option("--sum", "as_sums", is_flag=True, help="What requests cost together, by days (UTC, both included).")
+@click.option("--group-by", default="", help="With --sum: day, model, key, backend, or several with commas between.")
 def command(
     trace_id: str | None,
     config_path: Path | None,
@@ -45,14 +51,21 @@ def command(
     after: str | None,
     limit: int,
     as_json: bool,
+    as_sums: bool,
+    group_by: str,
 ) -> None:
-    """Read the trace store: the newest requests, or one whole (by its trace id)."""
+    """Read the trace store: the newest requests, one whole (by its trace id), or what they cost together."""
+    if group_by and not as_sums:
+        raise click.UsageError("--group-by goes with --sum")
     store = TraceStore(_target(config_path, path), 1)
     if trace_id is not None:
         record = store.get(trace_id)
         if record is None:
             raise click.UsageError(f"no trace {trace_id} in the store")
         click.echo(json.dumps(record, indent=2))
+        return
+    if as_sums:
+        show_sums(*_sums(store, group_by, since, until), as_json=as_json)
         return
     times = {name: moment.timestamp() for name, moment in (("since", since), ("until", until)) if moment is not None}
     records = store.page(limit, after=after, **times, equal={"model": model, "key": key}).records
@@ -61,6 +74,17 @@ def command(
             click.echo(json.dumps(record))
     else:
         _show(records)
+
+
+def _sums(
+    store: TraceStore, group_by: str, since: datetime | None, until: datetime | None
+) -> tuple[list[GroupBy], list[dict[str, Any]]]:
+    try:
+        groups = groups_of(group_by)
+    except InvalidRequest as error:
+        raise click.UsageError(error.message) from error
+    first, last = (moment and moment.astimezone(UTC).date() for moment in (since, until))
+    return groups, store.costs(groups, first, last)
 
 
 def _target(config_path: Path | None, path: Path | None) -> Path | str:

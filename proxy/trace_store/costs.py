@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
+from typing import Literal, get_args
 
-from proxy.ledgers import Amount, Ledgers, total
+from proxy import branch_ledgers, ledgers
+from proxy.ledgers import Ledgers
 from proxy.trace import BranchTrace, Trace
 
-GROUPS = ("day", "model", "key", "backend")
+GroupBy = Literal["day", "model", "key", "backend"]
+GROUPS: tuple[GroupBy, ...] = get_args(GroupBy)
 OUTCOMES = ("answered", "refused", "failed", "client_gone")
 # Of each ledger, what is summed. A bill has no GPU time.
 LEDGERS = {
@@ -28,9 +31,7 @@ REASONS = tuple(f"{ledger}_reason" for ledger in LEDGERS)
 COLUMNS = (*GROUPS, *COUNTS, *AMOUNTS, *UNKNOWNS, *REASONS)
 
 _EPOCH = date(1970, 1, 1)
-_NO_LEDGERS = Amount(reason="the trace has no ledgers")
-_UNKNOWN = Ledgers(_NO_LEDGERS, _NO_LEDGERS, _NO_LEDGERS, _NO_LEDGERS, None)
-_NOTHING = Amount(0.0, 0.0)
+_UNKNOWN = ledgers.unknown("the trace has no ledgers")
 
 
 class CostSum:
@@ -46,12 +47,14 @@ class CostSum:
         self.unknown = [0] * len(AMOUNTS)
         self.reasons: list[str | None] = [None] * len(LEDGERS)
 
-    def book(self, gpu_seconds: float | None, ledgers: Ledgers, attributed_usd: float | None) -> None:
-        """What one request did here: `ledgers`, but of the attributed one these two. Every request pays for this."""
+    def book(self, cost: Ledgers) -> None:
+        """What one request did here. Every request pays for this."""
         self.uses += 1
-        exclusive, marginal, billed = ledgers.exclusive, ledgers.marginal, ledgers.billed
-        gpu, usd = exclusive.gpu_seconds, exclusive.usd
-        values = (gpu_seconds, attributed_usd, gpu, usd, marginal.gpu_seconds, marginal.usd, billed.usd)
+        attributed, exclusive, marginal, billed = cost.attributed, cost.exclusive, cost.marginal, cost.billed
+        values = (
+            *(attributed.gpu_seconds, attributed.usd, exclusive.gpu_seconds, exclusive.usd),
+            *(marginal.gpu_seconds, marginal.usd, billed.usd),
+        )
         amounts = self.amounts
         for at, value in enumerate(values):
             if value is None:
@@ -59,7 +62,7 @@ class CostSum:
             else:
                 amounts[at] += value
         if None in values:
-            for at, ledger in enumerate((ledgers.attributed, exclusive, marginal, billed)):
+            for at, ledger in enumerate((attributed, exclusive, marginal, billed)):
                 self.reasons[at] = ledger.reason or self.reasons[at]
 
     def values(self) -> tuple[object, ...]:
@@ -92,10 +95,10 @@ class Costs:
         if len(branches) == 1 and branches[0].backend == home:  # as most
             _book(counted, branches, trace.ledgers or _UNKNOWN)
             return
-        names = {branch.backend for branch in branches}
-        for name in names:
-            mine = branches if len(names) == 1 else [branch for branch in branches if branch.backend == name]
-            _book(self._at(*where, name), mine, _rest(trace, mine, name, home))
+        by_backend = branch_ledgers.by_backend(branches)
+        costs = branch_ledgers.of_backends(trace) if len(by_backend) > 1 else {}
+        for name, rows in by_backend.items():
+            _book(self._at(*where, name), rows, costs.get(name) or trace.ledgers or _UNKNOWN)
 
     def _at(self, day: int, model: str, key: str, backend: str) -> CostSum:
         found = self._sums.get((day, model, key, backend))
@@ -113,28 +116,10 @@ def summed(rows: Iterable[tuple[Trace, str]]) -> Costs:
     return costs
 
 
-def _book(row: CostSum, branches: Sequence[BranchTrace], ledgers: Ledgers) -> None:
-    """What one request did on one backend. The attributed ledger is the branches' own; `ledgers`: the others."""
-    seconds, usd = 0.0, total([branch.cost_usd for branch in branches])
+def _book(row: CostSum, branches: Sequence[BranchTrace], cost: Ledgers) -> None:
+    """What one request did on one backend."""
     for branch in branches:
-        seconds += branch.gpu_seconds
         row.completion_tokens += branch.completion_tokens
         if branch.role != "score":  # what a reward model reads is no prompt of the client's
             row.prompt_tokens += branch.prompt_tokens
-    row.book(seconds, ledgers, usd)
-
-
-def _rest(trace: Trace, branches: Sequence[BranchTrace], backend: str, home: str) -> Ledgers:
-    """The ledgers of what the request did there. Of a request on several backends they stand in `backend_ledgers`;
-    where they do not (an attempt that failed before its first byte), the whole is booked at the plan's."""
-    whole = trace.ledgers
-    if whole is None:
-        return _UNKNOWN
-    apart = trace.backend_ledgers.get(backend)
-    if apart is not None:
-        # As in the request's own: what generates nothing has no marginal cost, known or not.
-        idle = not any(branch.completion_tokens for branch in branches)
-        return Ledgers(apart.attributed, apart.exclusive, _NOTHING, apart.billed, None) if idle else apart
-    if backend == home:
-        return whole
-    return Ledgers(whole.attributed, _NOTHING, _NOTHING, _NOTHING, None)
+    row.book(cost)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from proxy import branch_ledgers
 from proxy.trace import Trace
 
 _encode = msgspec.json.Encoder().encode
@@ -21,6 +22,8 @@ def plain(record: str) -> dict[str, Any]:
     trace = _decode(record)
     trace.request_id = trace.request_id or trace.id
     whole: dict[str, Any] = _whole(trace)
+    for row, costs in zip(whole["branches"], branch_ledgers.of_branches(trace), strict=True):
+        row["ledgers"] = _whole(costs)
     return whole
 
 

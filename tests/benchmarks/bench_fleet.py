@@ -15,6 +15,7 @@ from proxy.launch import EngineSpec, Machine, specs
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "build/bench"
+START_TIMEOUT_S = 180.0  # on a machine that does other things as well
 
 
 @contextlib.asynccontextmanager
@@ -26,7 +27,7 @@ async def proxy(config_path: Path, config: Config) -> AsyncIterator[str]:
         command = (sys.executable, "-m", "proxy.cli", "serve", "--config", str(config_path))
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
     try:
-        async with asyncio.timeout(60), httpx.AsyncClient(base_url=url) as http:
+        async with asyncio.timeout(START_TIMEOUT_S), httpx.AsyncClient(base_url=url) as http:
             while not await _ready(http):
                 await asyncio.sleep(0.1)
         yield url

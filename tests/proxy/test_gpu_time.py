@@ -74,3 +74,40 @@ def test_the_peak_since_the_last_look_covers_branches_that_just_ended() -> None:
     time.enter()
     assert time.take_peak() == 3  # the engine may still count the three
     assert time.take_peak() == 1
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 10), st.none() | st.integers(0, 9), st.floats(0, 20)), max_size=40),
+    st.sampled_from([0.5, 1.0, 8.0]),
+)
+def test_attributed_others_and_idle_are_all_of_the_wall_clock(
+    steps: list[tuple[float, int | None, float]], gpus: float
+) -> None:
+    clock = Clock()
+    ledger, began = GpuTime(gpus, clock), clock.now
+    marks: list[float] = []
+    shares = 0.0
+    for seconds, ending, others in steps:
+        clock.now += seconds
+        ledger.set_others(others)
+        if ending is None:
+            marks.append(ledger.enter())
+        elif marks:
+            shares += ledger.leave(marks.pop(ending % len(marks)))
+    shares += sum(ledger.leave(mark) for mark in marks)
+    clock.now += 1
+    spent = ledger.spent()
+    assert min(spent) >= -1e-9
+    assert spent.attributed == pytest.approx(shares, abs=1e-7)
+    assert spent.wall == pytest.approx((clock.now - began) * gpus, abs=1e-7)
+
+
+def test_a_call_that_the_engine_runs_as_three_branches_has_three_shares() -> None:
+    clock = Clock()
+    ledger = GpuTime(1, clock)
+    several, one = ledger.enter(3), ledger.enter()
+    clock.now += 4
+    assert ledger.take_peak() == 4
+    assert ledger.leave(several, 3) == pytest.approx(3)
+    assert ledger.leave(one) == pytest.approx(1)
+    assert ledger.spent().attributed == pytest.approx(4)

@@ -1,6 +1,7 @@
 """The planner's choice among backends: kinds, health, load, queues and prices."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from planner_tables import SETTINGS, ask, backend, chosen, decide, served, setti
 
 from proxy.capabilities import Capabilities
 from proxy.catalog import TaskTable, build
-from proxy.config import load
+from proxy.config import BackendConfig, TokenPrices, load
 from proxy.controls import Slo
 from proxy.correction import Forecast
 from proxy.planner import Decision, NoCandidate, choose
@@ -129,3 +130,25 @@ def test_what_the_settings_need_is_asked_of_each_backend() -> None:
         [True, False, True],
     ]
     assert models.able([plain, needy], unless_known=True)[2].tolist() == [True, True]
+
+
+def test_where_only_tokens_have_a_price_a_plan_is_expected_to_cost_what_they_do() -> None:
+    """Branches of 101 tokens at a cent each, and a prompt of 50 at a tenth of that."""
+    prices = TokenPrices(prompt=1_000.0, completion=10_000.0)
+    hosted, own = backend("hosted", gpu_hour_usd=None, usd_per_million_tokens=prices), backend("own", gpu_hour_usd=1e6)
+    four = decide(ask(Slo(cost_usd=4.5), prompt_tokens=50), hosted, own)
+    assert (four.plan.backend, four.plan.branches) == (hosted, 4)
+    assert four.plan.predicted.cost_usd == pytest.approx(4 * (101 * 0.01 + 50 * 0.001))
+    assert four.plan.predicted.congestion_usd is None
+    assert decide(ask(Slo(cost_usd=2.0), prompt_tokens=50), hosted).plan.branches == 1
+
+
+def test_plans_are_compared_at_the_prices_of_the_moment() -> None:
+    steps = [{"from": datetime.fromtimestamp(at, UTC), "usd": usd} for at, usd in ((0, 3600.0), (1000, 7200.0))]
+    config = BackendConfig.model_validate({"name": "a", "url": "http://b", "gpu_hour_usd": steps})
+    (model,) = served(backend("a", gpu_hour_usd=config.gpu_hour_usd))
+    now = [999.0]
+    model.now = lambda: now[0]
+    before = model.usd_per_gpu_s[0, 0]
+    now[0] = 1000.0
+    assert (before, model.usd_per_gpu_s[0, 0]) == (1.0, 2.0)
