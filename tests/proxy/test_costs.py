@@ -95,7 +95,7 @@ def test_on_the_command_line(path: Path) -> None:
     lines = run(command, [*asked, "--json"]).output.splitlines()
     assert [json.loads(line)["key"] for line in lines] == [None, "ann", "bob"]
     assert "none of day, model, key, backend" in run(command, [*asked[:-1], "colour"]).output
-    assert "go with --sum" in run(command, ["--path", str(path), "--since", "2026-01-01"]).output
+    assert "goes with --sum" in run(command, ["--path", str(path), "--group-by", "day"]).output
 
 
 async def test_over_http_with_the_fleets_own_time(fleet: Fleet) -> None:
