@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from proxy.asgi import Receive, Scope, Send, read_body
 from proxy.authorization import authorize
 from proxy.config import Config
+from proxy.console_routes import add_console
 from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, envelope
 from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
 from proxy.plan_view import plan_view
@@ -74,6 +75,7 @@ def _side_routes() -> FastAPI:
     app.post("/v1/plan", dependencies=key)(_plan)
     app.get("/v1/traces", dependencies=key)(_traces)
     app.get("/v1/traces/{trace_id}", dependencies=key)(_trace)
+    add_console(app, key)
     app.add_exception_handler(ProxyError, _as_envelope)
     app.add_exception_handler(HTTPException, _as_envelope)
     app.add_exception_handler(RequestValidationError, _as_envelope)

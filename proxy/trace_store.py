@@ -141,17 +141,29 @@ class TraceStore:
 
     def latest(self, limit: int, **equal: str | None) -> list[dict[str, Any]]:
         """The newest traces first; `equal` filters by column (model, strategy, backend, outcome, slo_status)."""
-        wanted = {column: value for column, value in equal.items() if value is not None}
-        where = " AND ".join(f"{column} = ?" for column in wanted) or "1"
-        query = f"SELECT record FROM traces WHERE {where} ORDER BY seq DESC LIMIT ?"
-        return [_plain(row[0]) for row in self._read(query, (*wanted.values(), limit))]
+        return [_plain(record) for _, record in self.records(limit, None, None, **equal)]
+
+    def records(
+        self, limit: int, before: int | None = None, after: int | None = None, **equal: str | None
+    ) -> list[tuple[int, str]]:
+        """(number, record as JSON with its defaults left out), the newest first. Numbers only grow; `before` and
+        `after` leave out records from that number on, or up to it: ids may repeat, a client can send its own."""
+        bounds = {"seq < ?": before, "seq > ?": after, **{f"{column} = ?": value for column, value in equal.items()}}
+        wanted = {condition: value for condition, value in bounds.items() if value is not None}
+        query = f"SELECT seq, record FROM traces WHERE {' AND '.join(wanted) or '1'} ORDER BY seq DESC LIMIT ?"
+        return self._read(query, (*wanted.values(), limit))
+
+    def at(self, number: int) -> dict[str, Any] | None:
+        """By its number."""
+        rows = self._read("SELECT seq, record FROM traces WHERE seq = ?", (number,))
+        return _plain(rows[0][1]) if rows else None
 
     def get(self, trace_id: str) -> dict[str, Any] | None:
         """By trace id; a request id finds it too."""
-        rows = self._read("SELECT record FROM traces WHERE id = ? ORDER BY seq DESC LIMIT 1", (trace_id,))
-        return _plain(rows[0][0]) if rows else None
+        rows = self._read("SELECT seq, record FROM traces WHERE id = ? ORDER BY seq DESC LIMIT 1", (trace_id,))
+        return _plain(rows[0][1]) if rows else None
 
-    def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[str]]:
+    def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[int, str]]:
         if self._path is None or not self._path.exists():
             return []
         with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as database:
