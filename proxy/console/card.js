@@ -70,7 +70,7 @@ function calibration(parts, backend) {
     setText(parts.bias, "Calibration: no finished request yet");
   } else {
     const pace = backend.bias >= 1 ? `${backend.bias.toFixed(2)}× the profile` : `${backend.bias.toFixed(2)}× the profile (faster)`;
-    setText(parts.bias, `Latency ${pace}, spread ^${backend.spread.toFixed(2)}, of ${count(backend.seen, "request")}`);
+    setText(parts.bias, `Latency ${pace}, spread ${backend.spread.toFixed(2)} (${count(backend.seen, "request")})`);
   }
   keyed(parts.insides, backend.seen ? backend.inside : [], (inside) => inside.quantile, gauge, showGauge);
 }

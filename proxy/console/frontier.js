@@ -200,7 +200,7 @@ function plans(view) {
       key: `${columns.backend[index]}|${columns.setting[index]}`,
       latency_ms: columns.latency_ms[index],
       uncut_ms: columns.uncut_ms[index],
-      median_ms: columns.median_ms[index],
+      median_ms: Math.min(columns.median_ms[index], columns.latency_ms[index]), // the deadline cuts both
       cost_usd: columns.cost_usd[index],
       gpu_seconds: columns.gpu_seconds[index],
       accuracy: columns.accuracy[index],

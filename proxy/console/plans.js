@@ -27,9 +27,9 @@ export class Plans {
 
   head(column, index) {
     const kind = [column.number && "number", column.wide && "wide"].filter(Boolean).join(" ");
-    if (!column.name) return el("th", { scope: "col", class: kind }, el("span", { class: "sr-only" }, "state"));
+    if (!column.name) return el("th", { role: "columnheader", scope: "col", class: kind }, el("span", { class: "sr-only" }, "state"));
     const sort = el("button", { type: "button", class: "sort", on: { click: () => this.sort(index) } }, column.name);
-    return el("th", { scope: "col", class: kind }, sort);
+    return el("th", { role: "columnheader", scope: "col", class: kind }, sort);
   }
 
   sort(index) {
@@ -70,15 +70,15 @@ export class Plans {
   }
 
   row(plan) {
-    const name = el("button", { type: "button", class: "link", "aria-pressed": "false" }, "");
+    const name = el("button", { type: "button", class: "link", "aria-pressed": "false" },
+      shortSetting(plan), el("span", { class: "where" }, ` on ${plan.backend}`));
     name.addEventListener("click", () => this.picked(plan));
-    const cells = COLUMNS.slice(1).map((column) => el("td", { class: [column.number && "number", column.wide && "wide"].filter(Boolean).join(" ") }));
-    return el("tr", {}, el("th", { scope: "row" }, name), ...cells);
+    const cells = COLUMNS.slice(1).map((column) => el("td", { role: "cell", class: [column.number && "number", column.wide && "wide"].filter(Boolean).join(" ") }));
+    return el("tr", { role: "row" }, el("th", { role: "rowheader", scope: "row" }, name), ...cells);
   }
 
   fill(row, plan) {
     const texts = [
-      `${shortSetting(plan)} on ${plan.backend}`,
       `${percent(plan.accuracy)}${plan.prior ? "*" : ""}`,
       percent(plan.lower),
       duration(plan.latency_ms),
@@ -89,7 +89,7 @@ export class Plans {
     ];
     const name = row.cells[0].firstChild;
     name.setAttribute("aria-pressed", plan.key === this.pick);
-    texts.forEach((text, index) => setText(index === 0 ? name : row.cells[index], text));
+    texts.forEach((text, index) => setText(row.cells[index + 1], text));
     row.className = plan.chosen ? "is-ours" : plan.over.length ? "is-out" : "";
   }
 }

@@ -96,7 +96,7 @@ function compared(trace) {
     ["Latency, median", duration(expected.median_ms), duration(trace.latency_ms)],
     ["Latency, at the percentile", duration(expected.latency_ms), duration(trace.latency_ms)],
     ["First token", duration(expected.ttft_ms), trace.ttft_ms === null ? reason("not streamed") : duration(trace.ttft_ms)],
-    ["Generated tokens", whole(expected.tokens), `${trace.tokens_exact ? "" : "≈ "}${whole(trace.completion_tokens)}`],
+    ["Generated tokens", whole(Math.round(expected.tokens)), `${trace.tokens_exact ? "" : "≈ "}${whole(trace.completion_tokens)}`],
     ["GPU time, attributed", gpuSeconds(expected.gpu_seconds), amount(attributed, "gpu_seconds", gpuSeconds)],
     ["Cost, attributed", expected.cost_usd === null ? reason("the backend has no price") : usd(expected.cost_usd), amount(attributed, "usd", usd)],
     ["Accuracy", `${percent(expected.accuracy)} (at least ${percent(expected.accuracy_lower)})${expected.prior ? ", assumed" : ""}`, reason(agreement)],

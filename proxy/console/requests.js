@@ -117,18 +117,18 @@ export class Requests {
 function line(row) {
   const plan = row.strategy ? `${shortSetting({ strategy: row.strategy, n: row.n })} on ${row.backend}` : "no plan";
   const ends = Object.entries(row.branches).map(([outcome, branches]) => `${branches} ${outcome}`).join(", ");
-  return el("tr", {},
-    el("th", { scope: "row" }, el("a", { href: `#request/${row.number}`, title: moment(row.received_at) }, clock(row.received_at))),
-    el("td", { class: "plan" }, plan, row.error ? el("span", { class: "error" }, row.error) : null),
-    el("td", { class: "wide name" }, row.model ?? "none"),
-    el("td", {}, tag(row.outcome, row.outcome === "answered" ? "plain" : "bad"), row.status && row.status !== 200 ? ` ${row.status}` : null),
-    el("td", {}, slo(row.slo_status), row.slo_latency_ms === null ? null : el("span", { class: "muted wide-inline" }, ` ${duration(row.slo_latency_ms, true)}`)),
-    el("td", { class: "number" }, duration(row.latency_ms)),
-    el("td", { class: "number wide", title: ends }, branches(row.branches)),
-    el("td", { class: "number wide" }, row.completion_tokens.toLocaleString("en-US")),
+  return el("tr", { role: "row" },
+    el("th", { role: "rowheader", scope: "row" }, el("a", { href: `#request/${row.number}`, title: moment(row.received_at) }, clock(row.received_at))),
+    el("td", { role: "cell", class: "plan" }, plan, row.error ? el("span", { class: "error" }, row.error) : null),
+    el("td", { role: "cell", class: "wide name" }, row.model ?? "none"),
+    el("td", { role: "cell", class: "mark" }, tag(row.outcome, row.outcome === "answered" ? "plain" : "bad"), row.status && row.status !== 200 ? ` ${row.status}` : null),
+    el("td", { role: "cell", class: "mark" }, slo(row.slo_status), row.slo_latency_ms === null ? null : el("span", { class: "muted wide-inline" }, ` ${duration(row.slo_latency_ms, true)}`)),
+    el("td", { role: "cell", class: "number" }, duration(row.latency_ms)),
+    el("td", { role: "cell", class: "number wide", title: ends }, branches(row.branches)),
+    el("td", { role: "cell", class: "number wide" }, row.completion_tokens.toLocaleString("en-US")),
     row.cost_usd === null
-      ? el("td", { class: "number wide muted reason" }, row.cost_reason ?? "unknown")
-      : el("td", { class: "number wide", title: `${perThousand(row.cost_usd)} per 1,000 requests` }, usd(row.cost_usd)));
+      ? el("td", { role: "cell", class: "number wide muted reason" }, row.cost_reason ?? "unknown")
+      : el("td", { role: "cell", class: "number wide", title: `${perThousand(row.cost_usd)} per 1,000 requests` }, usd(row.cost_usd)));
 }
 
 function branches(ends) {

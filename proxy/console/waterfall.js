@@ -47,7 +47,7 @@ function axis(scale, trace) {
   const step = [1, 2, 5].flatMap((n) => [-1, 0, 1, 2, 3, 4, 5, 6].map((e) => n * 10 ** e)).sort((a, b) => a - b)
     .find((size) => scale.end / size <= 5) ?? scale.end;
   const ticks = [];
-  for (let at = 0; at < scale.end * 0.96; at += step) ticks.push(place(el("span", {}, at === 0 ? "0" : duration(at, true)), scale, at));
+  for (let at = 0; at < scale.end * 0.9; at += step) ticks.push(place(el("span", {}, at === 0 ? "0" : duration(at, true)), scale, at));
   const told = trace.slo?.latency_ms ? `Deadline ${duration(trace.slo.latency_ms, true)}` : "";
   return el("li", { class: "axis", "aria-hidden": true }, el("div", { class: "who muted" }, told), el("div", { class: "ticks" }, ...ticks));
 }

@@ -66,7 +66,7 @@ class Seen:
     errors: list[str] = field(default_factory=list)
 
     def watch(self, page: Page) -> None:
-        page.on("request", self.requests.append)
+        page.on("request", lambda request: self.requests.append(request))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None)
 
