@@ -110,13 +110,17 @@ class FleetReader:
         self._body = b""
         self._read_at = float("-inf")
         self._catalog: Catalog | None = None
+        self._day: datetime.date | None = None
         self._reasons: dict[str, dict[str, str]] = {}
+        self._profiles: dict[str, ProfileView] = {}
 
     async def body(self, service: Service) -> bytes:
         """The view as JSON."""
-        if self._catalog is not service.catalog:
-            self._reasons = await asyncio.to_thread(_reasons, service.catalog.backends)
-            self._catalog = service.catalog
+        catalog, day = service.catalog, self._today()
+        if self._catalog is not catalog or self._day != day:
+            self._reasons = await asyncio.to_thread(_reasons, catalog.backends)
+            self._profiles = {backend.name: _profile(backend.profile, day) for backend in catalog.by_name.values()}
+            self._catalog, self._day = catalog, day
         elif self._clock() - self._read_at < FRESH_S:
             return self._body
         self._body, self._read_at = _encode(self._view(service)), self._clock()
@@ -124,9 +128,8 @@ class FleetReader:
 
     def _view(self, service: Service) -> FleetView:
         catalog, slo = service.catalog, service.config.slo
-        today = self._today()
-        answering = [self._backend(backend, "answers", today) for backend in catalog.backends]
-        scoring = [self._backend(backend, "scores", today) for backend in catalog.pooled]
+        answering = [self._backend(backend, "answers") for backend in catalog.backends]
+        scoring = [self._backend(backend, "scores") for backend in catalog.pooled]
         return FleetView(
             percentile=slo.percentile,
             latency_ms=slo.defaults.latency_ms,
@@ -137,7 +140,7 @@ class FleetReader:
             backends=[*answering, *scoring],
         )
 
-    def _backend(self, backend: Backend, use: str, today: datetime.date) -> BackendView:
+    def _backend(self, backend: Backend, use: str) -> BackendView:
         config, health, load, correction = backend.config, backend.health, backend.load, backend.correction
         return BackendView(
             name=backend.name,
@@ -160,7 +163,7 @@ class FleetReader:
             spread=round(correction.spread, 3),
             seen=correction.seen,
             inside=[Inside(q, correction.within[q], correction.known[q]) for q in QUANTILES],
-            profile=_profile(backend.profile, today),
+            profile=self._profiles[backend.name],
             unfit=self._unfit(backend),
         )
 

@@ -5,7 +5,7 @@ ranking (which costs a look per candidate): only the planner's choice is marked.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ from proxy.asking import question
 from proxy.call import parse
 from proxy.config import SloDefaults
 from proxy.plan_view import left_out
-from proxy.planner import Candidates, Decision, Plan, choose
+from proxy.planner import Ask, Candidates, best_row, count_dropped
 from proxy.service import Service
 
 MOST_POINTS = 1500  # what a browser draws twice a second
@@ -81,36 +81,70 @@ class FrontierView(msgspec.Struct, frozen=True):
     columns: Columns
 
 
-def frontier(service: Service, wanted: Wanted) -> FrontierView:
-    """Asks the planner what a chat completion with these controls would be asked. Raises ProxyError."""
+class Look(NamedTuple):
+    """The planner's columns at one moment, and what they were asked for; nothing in it changes any more."""
+
+    ask: Ask
+    model: str
+    note: str | None
+    percentile: float
+    candidates: Candidates
+    violations: dict[str, np.ndarray]
+    left_out: dict[str, str]
+
+
+def look(service: Service, wanted: Wanted) -> Look:
+    """Asks the planner what a chat completion with these controls would ask it; costs as much as one decision, and has
+    to be on the loop. Raises ProxyError."""
     body = msgspec.json.encode(_body(wanted))
     call, models = named(parse("/v1/chat/completions", [], body, SloDefaults()), service.catalog)
     asked = question(call, models, service.registry, 1.0)
     tokens = float(wanted.prompt_tokens or round(models[0].table(asked.ask.task).mean_prompt_tokens))
     ask = replace(asked.ask, prompt_tokens=tokens)
-    decision, candidates = choose(ask, models), Candidates(ask, models)
-    chosen = decision.plan if isinstance(decision, Decision) else None
-    limits, over = _over(candidates)
-    rows = np.empty(0, int) if candidates.empty else np.flatnonzero(candidates.alive)
-    marked = None if chosen is None else _row(candidates, chosen)
-    shown = _thinned(candidates, rows, marked)
-    return FrontierView(
-        model=call.model,
-        task=ask.task,
-        percentile=service.config.slo.percentile,
-        prompt_tokens=tokens,
-        note=asked.note,
-        considered=decision.considered,
-        dropped=decision.dropped,
-        left_out=left_out(models, ask.greedy),
-        feasible=isinstance(decision, Decision) and decision.feasible,
-        gave_up=list(decision.gave_up) if isinstance(decision, Decision) else [],
-        chosen=None if marked is None else int(np.searchsorted(shown, marked)),
-        total=len(rows),
-        limits=limits,
+    candidates = Candidates(ask, models)
+    violations = {} if candidates.empty else candidates.violations()
+    out = left_out(models, ask.greedy)
+    return Look(ask, call.model, asked.note, service.config.slo.percentile, candidates, violations, out)
+
+
+def view(seen: Look) -> FrontierView:
+    """In any thread."""
+    candidates, violations = seen.candidates, seen.violations
+    empty = FrontierView(
+        model=seen.model,
+        task=seen.ask.task,
+        percentile=seen.percentile,
+        prompt_tokens=seen.ask.prompt_tokens,
+        note=seen.note,
+        considered=sum(candidates.dropped.values()),
+        dropped=candidates.dropped,
+        left_out=seen.left_out,
+        feasible=False,
+        gave_up=[],
+        chosen=None,
+        total=0,
+        limits=[],
         backends=[backend.name for block in candidates.blocks for backend in block.served.backends],
         settings=_settings(candidates),
-        columns=_columns(candidates, shown, over),
+        columns=Columns([], [], [], [], [], [], [], [], [], [], []),
+    )
+    if candidates.empty:
+        return empty
+    chosen = best_row(candidates, violations)
+    gave_up = [limit for limit, over in violations.items() if over[chosen] > 0]
+    considered, dropped = count_dropped(candidates, violations)
+    rows = np.flatnonzero(candidates.alive)
+    shown = _thinned(candidates, rows, chosen)
+    return msgspec.structs.replace(
+        empty,
+        considered=considered,
+        dropped=dropped,
+        feasible=not gave_up,
+        gave_up=gave_up,
+        chosen=int(np.searchsorted(shown, chosen)),
+        total=len(rows),
+        limits=list(violations),
+        columns=_columns(candidates, shown, _over(violations, len(candidates.alive))),
     )
 
 
@@ -126,33 +160,15 @@ def _body(wanted: Wanted) -> dict[str, Any]:
     }
 
 
-def _over(candidates: Candidates) -> tuple[list[str], np.ndarray]:
-    """The limits that are asked for, and per candidate the bits of those that it breaks."""
-    if candidates.empty:
-        return [], np.empty(0, int)
-    violations = candidates.violations()
-    bits = np.zeros(len(candidates.alive), int)
+def _over(violations: dict[str, np.ndarray], candidates: int) -> np.ndarray:
+    """Per candidate the bits of the limits that it breaks."""
+    bits = np.zeros(candidates, int)
     for position, over in enumerate(violations.values()):
         bits |= (over > 0).astype(int) << position
-    return list(violations), bits
+    return bits
 
 
-def _row(candidates: Candidates, plan: Plan) -> int:
-    """Where the planner's choice stands among the candidates."""
-    for block in candidates.blocks:
-        if block.served is plan.served:
-            at = next(i for i, backend in enumerate(block.served.backends) if backend is plan.backend)
-            alive = candidates.alive[block.start + at * len(block.settings) :]
-            column = next(
-                i
-                for i, setting in enumerate(block.settings)
-                if alive[i] and (setting.strategy, setting.params) == (plan.strategy, plan.params)
-            )
-            return block.start + at * len(block.settings) + column
-    raise AssertionError("the planner chose what is no candidate")
-
-
-def _thinned(candidates: Candidates, rows: np.ndarray, marked: int | None) -> np.ndarray:
+def _thinned(candidates: Candidates, rows: np.ndarray, marked: int) -> np.ndarray:
     """At most `MOST_POINTS` rows, ascending: the best ones by latency and by cost, the marked one, and of the rest
     every so many-th."""
     if len(rows) <= MOST_POINTS:
@@ -160,7 +176,7 @@ def _thinned(candidates: Candidates, rows: np.ndarray, marked: int | None) -> np
     best = [
         _undominated(rows, values[rows], candidates.lower[rows]) for values in (candidates.tail_s, candidates.gpu_s)
     ]
-    keep = np.concatenate([*best, [] if marked is None else [marked]]).astype(int)[-MOST_POINTS:]
+    keep = np.concatenate([*best, [marked]]).astype(int)[-MOST_POINTS:]
     room = MOST_POINTS - len(keep)
     rest = rows[np.linspace(0, len(rows) - 1, room).astype(int)] if room > 0 else rows[:0]
     thinned: np.ndarray = np.unique(np.concatenate([keep, rest]))
@@ -184,8 +200,6 @@ def _settings(candidates: Candidates) -> list[SettingView]:
 
 
 def _columns(candidates: Candidates, rows: np.ndarray, over: np.ndarray) -> Columns:
-    if not len(rows):
-        return Columns([], [], [], [], [], [], [], [], [], [], [])
     backend, setting = np.empty(len(candidates.alive), int), np.empty(len(candidates.alive), int)
     gap, tokens = np.empty(len(candidates.alive)), np.empty(len(candidates.alive))
     first_backend = first_setting = 0

@@ -20,9 +20,9 @@ from fastapi import Path as InPath
 from fastapi.params import Depends
 from fastapi.responses import RedirectResponse
 
-from proxy import console_requests
+from proxy import console_frontier, console_requests
 from proxy.console_fleet import FleetReader
-from proxy.console_frontier import Wanted, frontier
+from proxy.console_frontier import Wanted
 from proxy.errors import NotFound
 from proxy.service import Service
 
@@ -49,6 +49,7 @@ _HEADERS = {
 }
 _READERS = 2  # of traces at a time: an old filter over a large store must not take every thread
 _MOST_NUMBER = 2**63 - 1
+_Number = Annotated[float | None, Query(allow_inf_nan=False)]
 
 
 def add_console(app: FastAPI, key: Sequence[Depends]) -> None:
@@ -100,9 +101,9 @@ class _Console:
         self,
         request: Request,
         model: str,
-        latency_ms: float | None = None,
-        cost_usd: float | None = None,
-        quality: float | None = None,
+        latency_ms: _Number = None,
+        cost_usd: _Number = None,
+        quality: _Number = None,
         objective: str = "quality",
         prompt_tokens: Annotated[int | None, Query(ge=1, le=10_000_000)] = None,
         task: str | None = None,
@@ -110,8 +111,8 @@ class _Console:
     ) -> Response:
         """All candidates for a model and an SLO with their predictions, and which of them the planner takes."""
         wanted = Wanted(model, latency_ms, cost_usd, quality, objective, prompt_tokens, task, greedy)
-        view = frontier(_service(request), wanted)
-        return _fresh(request, await asyncio.to_thread(msgspec.json.encode, view))
+        seen = console_frontier.look(_service(request), wanted)
+        return _fresh(request, await asyncio.to_thread(lambda: msgspec.json.encode(console_frontier.view(seen))))
 
     async def requests(
         self,

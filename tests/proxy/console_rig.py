@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,16 @@ from proxy.cli.serve import server_for
 from proxy.config import load
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @asynccontextmanager
@@ -42,7 +49,9 @@ async def simulated_proxy(
     configuration."""
     path = write_config(folder, *backends)
     config = yaml.safe_load(path.read_text())
-    for backend in config["models"][0]["backends"]:
+    served_by = config["models"][0]["backends"]
+    for backend, port in zip(served_by, _free_ports(len(served_by)), strict=True):
+        backend["url"] = f"http://127.0.0.1:{port}"
         backend.update((change or {}).get(backend["name"], {}))
     path.write_text(yaml.safe_dump({**config, **sections}))
     async with served(path):
@@ -56,6 +65,15 @@ async def simulated_proxy(
             yield proxy
         finally:
             await proxy.stop()
+
+
+def _free_ports(count: int) -> list[int]:
+    """All different: each is held until all are known."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
 
 
 @dataclass
