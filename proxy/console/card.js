@@ -59,8 +59,8 @@ function load(parts, backend) {
   [own, others ?? 0, waiting ?? 0].forEach((branches, index) => {
     parts["seats-bar"].children[index].style.width = `${100 * branches / most}%`;
   });
-  const told = others === null ? "load of others unknown" : `${whole(others)} of others, ${whole(waiting)} waiting`;
-  setText(parts.seats, `${count(own, "branch", "branches")} of ours, ${told}; ${count(seats, "seat")}`);
+  const told = others === null ? "load of others unknown" : `${whole(others)} others · ${whole(waiting)} waiting`;
+  setText(parts.seats, `${whole(own)} ours · ${told} · ${count(seats, "seat")}`);
   parts["kv-bar"].children[0].style.width = `${100 * (kv ?? 0)}%`;
   setText(parts.kv, `KV cache ${kv === null ? "unknown" : `${percent(kv, 0)} full`}`);
 }

@@ -93,7 +93,7 @@ function compared(trace) {
   const votes = trace.selection?.votes;
   const agreement = votes ? `${percent(trace.selection.agreement, 0)} of ${count(votes, "vote")} agreed` : "not known without a label";
   const rows = [
-    ["Latency, median", duration(expected.median_ms), duration(trace.latency_ms)],
+    ["Latency, median", duration(Math.min(expected.median_ms, expected.latency_ms)), duration(trace.latency_ms)],
     ["Latency, at the percentile", duration(expected.latency_ms), duration(trace.latency_ms)],
     ["First token", duration(expected.ttft_ms), trace.ttft_ms === null ? reason("not streamed") : duration(trace.ttft_ms)],
     ["Generated tokens", whole(Math.round(expected.tokens)), `${trace.tokens_exact ? "" : "≈ "}${whole(trace.completion_tokens)}`],

@@ -21,7 +21,7 @@ export function waterfall(trace) {
     rows.push(row(branch, winners.has(branch.index), scale, trace));
   }
   const empty = branches.length ? null : el("p", { class: "muted" }, "No branch was started.");
-  return el("div", { class: "panel" }, legend(trace), el("ol", { class: "waterfall" }, ...rows), empty);
+  return el("div", { class: "panel" }, legend(scale), el("ol", { class: "waterfall" }, ...rows), empty);
 }
 
 function scaleOf(trace, branches) {
@@ -79,10 +79,9 @@ function row(branch, won, scale, trace) {
     ...extra.map((text) => el("div", { class: "said" }, text)));
 }
 
-function legend(trace) {
-  const { deadline } = { deadline: trace.slo?.latency_ms };
+function legend({ deadline }) {
   const entry = (name, text) => el("li", {}, el("i", { class: `swatch ${name}` }), text);
   return el("ul", { class: "legend" }, entry("k-wait", "until the first token"), entry("k-winner", "winner"),
     entry("k-completed", "completed"), entry("k-cancelled", "cancelled"), entry("k-truncated", "truncated"),
-    entry("k-failed", "failed"), deadline ? entry("k-deadline", "deadline") : null);
+    entry("k-failed", "failed"), deadline !== null ? entry("k-deadline", "deadline") : null);
 }

@@ -86,10 +86,10 @@ async def test_the_fleet_is_told_live(browser: Browser, proxy: RunningProxy) -> 
         backend = proxy.service.catalog.by_name["a"]
         mark = backend.gpu_time.enter()
         try:
-            await expect(cards.nth(1)).to_contain_text("1 branch of ours")
+            await expect(cards.nth(1)).to_contain_text("1 ours")
         finally:
             backend.gpu_time.leave(mark)
-        await expect(cards.nth(1)).to_contain_text("0 branches of ours")
+        await expect(cards.nth(1)).to_contain_text("0 ours")
         await opened.page.get_by_label("Filter").fill("nothing like it")
         await expect(opened.page.locator("#fleet-empty")).to_be_visible()
 
@@ -139,7 +139,7 @@ async def test_the_slider_changes_the_planners_choice(browser: Browser, proxy: R
         await expect(page.locator("table.plans tr.is-ours")).to_have_count(1)
         await hash_is(page, "#frontier?model=m&task=tinymath&objective=quality&latency_ms=")
         short = await choice.inner_text()
-        await page.get_by_label("With an accuracy of at least").press("End")
+        await page.get_by_label("Accuracy at least").press("End")
         await expect(page.locator("#choice")).to_contain_text("gives up quality")
         await expect(page.locator("#why button").filter(has_text="not accurate enough")).to_be_enabled()
         await page.reload()
