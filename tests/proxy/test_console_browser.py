@@ -185,6 +185,15 @@ async def test_a_request_opens_as_its_waterfall(browser: Browser, proxy: Running
         await expect(line).to_be_visible()
 
 
+async def test_a_request_of_several_waves_tells_them_apart(browser: Browser, proxy: RunningProxy) -> None:
+    await proxy.ask(chat(tts={"strategy": "self-refine"}))
+    async with visit(browser, proxy.url, "#requests?strategy=self-refine") as opened:
+        page = opened.page
+        await page.locator("#request-rows a").first.click()
+        await expect(page.locator(".waterfall .wave").nth(1)).to_have_text("Wave 2")
+        await expect(page.locator(".branch[data-role=aside]").first).to_contain_text("aside")
+
+
 async def test_requests_are_filtered_and_new_ones_come(browser: Browser, proxy: RunningProxy) -> None:
     async with visit(browser, proxy.url, "#requests") as opened:
         page, rows = opened.page, opened.page.locator("#request-rows tr")

@@ -13,6 +13,7 @@ import pytest
 from http_rig import Fleet, RunningProxy, chat, vote
 from scripted_backend import until
 
+from profiler.verdict import Agreement, Verdict, agreement_path, write
 from proxy import console_frontier
 from proxy.console_fleet import FleetReader
 from proxy.console_routes import FILES
@@ -106,6 +107,21 @@ async def test_calibration_counts_what_ended_inside_its_quantiles(fleet: Fleet) 
     assert of_a["seen"] == 3
     assert [inside["quantile"] for inside in of_a["inside"]] == [0.5, 0.9, 0.95]
     assert all(0 <= inside["within"] <= inside["known"] <= 3 for inside in of_a["inside"])
+
+
+async def test_a_backend_whose_answers_differ_says_why(fleet: Fleet, tmp_path: Path) -> None:
+    """The reason and the day stand in the agreement file beside the profile."""
+    _, proxy = await fleet.one()
+    backend = proxy.service.catalog.backends[0]
+    reason = "right less often than the table"
+    found = Verdict("sampled", "differs", 60, 0.4, 0.6, (-0.3, -0.1), 1.0, reason, "2026-11-20")
+    write(Agreement("a", "m", "math", [found]), agreement_path(tmp_path / "a.json"))
+    backend.config = backend.config.model_copy(update={"profile": tmp_path / "a.json"})
+    backend.disagrees = frozenset({"sampled"})
+
+    (told,) = (await get(proxy, "fleet"))["backends"]
+
+    assert told["unfit"] == [{"setting": "sampled", "reason": f"{reason} (2026-11-20)"}]
 
 
 async def test_what_has_not_changed_is_not_sent_again(fleet: Fleet) -> None:
