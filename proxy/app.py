@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from proxy.asgi import Receive, Scope, Send, read_body
 from proxy.authorization import authorize
 from proxy.config import Config
+from proxy.console_routes import add_console
 from proxy.costs import costs_view
 from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, envelope
 from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
@@ -80,6 +81,7 @@ def _side_routes() -> FastAPI:
     app.get("/v1/traces", dependencies=key)(list_traces)
     app.get("/v1/traces/{trace_id}", dependencies=key)(one_trace)
     app.get("/v1/costs", dependencies=key)(_costs)
+    add_console(app, key)
     app.add_exception_handler(ProxyError, _as_envelope)
     app.add_exception_handler(StoreError, _as_envelope)
     app.add_exception_handler(HTTPException, _as_envelope)

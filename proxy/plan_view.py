@@ -37,7 +37,7 @@ async def plan_view(service: Service, headers: Headers, body: bytes) -> dict[str
         "note": asked.note,
         "considered": decision.considered,
         "dropped": decision.dropped,
-        "left_out": _left_out(models, asked.ask.greedy),
+        "left_out": left_out(models, asked.ask.greedy),
         "candidates": [_row(plan, limits, tokens) for plan, limits in rank(asked.ask, models)],
     }
 
@@ -66,7 +66,7 @@ def _ledgers(plan: Plan, prompt_tokens: float) -> dict[str, Any]:
     return {name: asdict(amount) if isinstance(amount, ledgers.Amount) else amount for name, amount in accounts.items()}
 
 
-def _left_out(models: Sequence[Served], greedy: bool) -> dict[str, str]:
+def left_out(models: Sequence[Served], greedy: bool) -> dict[str, str]:
     """Backends that were no candidates at all."""
     reasons = {}
     for served in models:

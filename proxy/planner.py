@@ -319,23 +319,35 @@ def choose(ask: Ask, models: Sequence[Served], rng: Random | None = None) -> Dec
     Of plans that are as good, `rng` draws one; without it the first by `rank`'s order is taken.
     """
     candidates = Candidates(ask, models)
-    dropped = dict(candidates.dropped)
     if candidates.empty:
+        dropped = dict(candidates.dropped)
         return NoCandidate(sum(dropped.values()), dropped)
-    feasible = candidates.alive
-    considered = int(np.count_nonzero(feasible)) + sum(dropped.values())
     violations = candidates.violations()
-    for limit, over in violations.items():
-        failing = feasible & (over > 0)
-        if count := int(np.count_nonzero(failing)):
-            dropped[limit] = dropped.get(limit, 0) + count
-            feasible = feasible & ~failing
+    considered, dropped = count_dropped(candidates, violations)
     alive, over_in_all = np.flatnonzero(candidates.alive), _over_in_all(violations)
     row = _best(candidates, _nearest(over_in_all, alive, toll=candidates.toll))
     if rng is not None:
         row = _one_as_good(candidates, _nearest(over_in_all, alive, slack=LATENCY_TIE, toll=candidates.toll), row, rng)
     gave_up = tuple(limit for limit, over in violations.items() if over[row] > 0)
     return Decision(candidates.plan(row), not gave_up, considered, dropped, gave_up)
+
+
+def count_dropped(candidates: Candidates, violations: dict[str, np.ndarray]) -> tuple[int, dict[str, int]]:
+    """How many candidates there are, and how many each reason and then each limit drops."""
+    dropped = dict(candidates.dropped)
+    feasible = candidates.alive
+    considered = int(np.count_nonzero(feasible)) + sum(dropped.values())
+    for limit, over in violations.items():
+        failing = feasible & (over > 0)
+        if count := int(np.count_nonzero(failing)):
+            dropped[limit] = dropped.get(limit, 0) + count
+            feasible = feasible & ~failing
+    return considered, dropped
+
+
+def best_row(candidates: Candidates, violations: dict[str, np.ndarray]) -> int:
+    """The row that `choose` takes where chance has no say."""
+    return _best(candidates, _nearest(_over_in_all(violations), np.flatnonzero(candidates.alive)))
 
 
 def rank(ask: Ask, models: Sequence[Served]) -> list[tuple[Plan, tuple[str, ...]]]:

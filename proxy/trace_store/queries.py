@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from proxy.trace_store.costs import AMOUNTS, COUNTS, GROUPS, LEDGERS, REASONS, UNKNOWNS
+from proxy.trace_store.costs import AMOUNTS, COUNTS, GROUPS, LEDGERS, REASONS, UNKNOWNS, GroupBy
 from proxy.trace_store.database import Database, UnknownTrace
 from proxy.trace_store.records import plain
 
-GroupBy = Literal["day", "model", "key", "backend"]
-FILTERS = ("model", "key", "strategy", "backend", "outcome", "slo_status")
+FILTERS = ("id", "model", "key", "strategy", "backend", "outcome", "slo_status")
 
 
 class Page(NamedTuple):
@@ -60,6 +59,26 @@ def _place(database: Database, after: str) -> int:
     if not rows or rows[0][0] is None:
         raise UnknownTrace(f"no trace {after!r} to list after; take `after` from the page before")
     return int(rows[0][0])
+
+
+def records(
+    database: Database, limit: int, before: int | None, after: int | None, equal: Mapping[str, str | None]
+) -> list[tuple[int, str]]:
+    """(number, record as JSON with its defaults left out), the newest first. Numbers only grow; `before` and `after`
+    leave out records from that number on, or up to it: ids may repeat, a client can send its own."""
+    if unknown := set(equal) - set(FILTERS):
+        raise ValueError(f"no filter {sorted(unknown)}")
+    bounds = {"seq < ?": before, "seq > ?": after, **{f"{name} = ?": value for name, value in equal.items()}}
+    limits = {condition: value for condition, value in bounds.items() if value is not None}
+    chosen = f"SELECT seq FROM {database.traces} WHERE {' AND '.join(limits) or 'TRUE'} ORDER BY seq DESC LIMIT ?"
+    query = f"SELECT seq, CAST(record AS TEXT) FROM {database.traces} WHERE seq IN ({chosen}) ORDER BY seq DESC"
+    return [(int(number), record) for number, record in database.read(query, [*limits.values(), limit])]
+
+
+def at(database: Database, number: int) -> dict[str, Any] | None:
+    """By its number."""
+    rows = database.read(f"SELECT CAST(record AS TEXT) FROM {database.traces} WHERE seq = ?", [number])
+    return plain(rows[0][0]) if rows else None
 
 
 def one(database: Database, trace_id: str) -> dict[str, Any] | None:

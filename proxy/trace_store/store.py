@@ -140,6 +140,17 @@ class TraceStore:
             return Page([], None)
         return queries.page(self._database, limit, after=after, since=since, until=until, equal=equal or {})
 
+    def records(
+        self, limit: int, before: int | None = None, after: int | None = None, **equal: str | None
+    ) -> list[tuple[int, str]]:
+        """(number, record as JSON with its defaults left out), the newest first. Numbers only grow; `before` and
+        `after` leave out records from that number on, or up to it. Raises StoreError."""
+        return queries.records(self._database, limit, before, after, equal) if self._database is not None else []
+
+    def at(self, number: int) -> dict[str, Any] | None:
+        """By its number. Raises StoreError."""
+        return queries.at(self._database, number) if self._database is not None else None
+
     def get(self, trace_id: str) -> dict[str, Any] | None:
         """The newest with this id. Raises StoreError."""
         return queries.one(self._database, trace_id) if self._database is not None else None
