@@ -304,13 +304,16 @@ def build(config: Config, registry: Registry, clock: Clock) -> Catalog:
     """Raises ConfigError, naming the file that is at fault."""
     assumed, rates, files = _prior_settings(registry), rate_model(registry), ModelFiles()
     served = {
-        model.name: _serve(model, config.slo.percentile, registry, clock, files, assumed, rates)
+        model.name: _serve(model, config, registry, clock, files, assumed, rates)
         for model in config.models
         if model.backends
     }
     choices = {model.name: tuple(served[name] for name in (model.any_of or [model.name])) for model in config.models}
     backends = tuple(backend for model in served.values() for backend in model.backends)
-    pooled = {one.name: open_backend(one.as_backend, one.model or one.name, None, clock) for one in config.pooled()}
+    pooled = {
+        one.name: open_backend(one.as_backend, one.model or one.name, None, clock, breaker=config.reliability.breaker)
+        for one in config.pooled()
+    }
     for model in served.values():
         _introduce(model, served, pooled)
     return Catalog(served, choices, backends, tuple(pooled.values()))
@@ -328,14 +331,17 @@ def _introduce(model: Served, served: Mapping[str, Served], pooled: Mapping[str,
 
 def _serve(
     model: ModelConfig,
-    percentile: float,
+    config: Config,
     registry: Registry,
     clock: Clock,
     files: ModelFiles,
     assumed: tuple[Setting, ...],
     rates: RateModel,
 ) -> Served:
-    backends = [open_backend(backend, model.name, files.profile(backend), clock) for backend in model.backends]
+    breaker = config.reliability.breaker
+    backends = [
+        open_backend(backend, model.name, files.profile(backend), clock, breaker=breaker) for backend in model.backends
+    ]
     for backend in backends:
         backend.disagrees = _disagrees(backend.config)
     tables: dict[str | None, TaskTable] = {None: _prior_table(None, model.answers, assumed)}
@@ -343,7 +349,7 @@ def _serve(
         tables[task] = _measured_table(path, registry)
     if model.task is not None and model.task not in tables:
         tables[model.task] = _prior_table(model.task, model.answers, assumed)
-    served = Served(model, backends, tables, model.task, files.counter(model.tokenizer), percentile)
+    served = Served(model, backends, tables, model.task, files.counter(model.tokenizer), config.slo.percentile)
     for name, table in tables.items():
         if table.prior:
             served.watches[name] = PriorWatch(rates, partial(served.believe, name))

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from proxy.reliability.settings import AdmissionConfig, ReliabilityConfig
 from proxy.upstream.pool import Origin
 
 ENV_PREFIX = "PARETOPROXY_"
@@ -152,6 +153,8 @@ class Config(_Section):
     server: ServerConfig = ServerConfig()
     slo: SloConfig = SloConfig()
     traces: TracesConfig = TracesConfig()
+    reliability: ReliabilityConfig = ReliabilityConfig()
+    admission: AdmissionConfig = AdmissionConfig()
     models: list[ModelConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
