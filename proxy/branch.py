@@ -14,6 +14,7 @@ import msgspec
 
 from proxy.backend import Backend
 from proxy.confidence import Confidence
+from proxy.reliability.retrying import RETRIED_STATUS, Failure, failure_of, failure_of_status, tell
 from proxy.sse import DONE, EventSplitter, EventTooLarge
 from proxy.upstream.connection import Exchange, Headers
 from proxy.upstream.errors import BadResponse, UpstreamError
@@ -72,6 +73,8 @@ class BranchStream:
     gpu_seconds = 0.0
     error: UpstreamError | None = None
     refusal: tuple[int, bytes] | None = None
+    refused_for_s: float | None = None  # its Retry-After
+    attempt: Literal["retry", "replacement"] | None = None
     score: float | None = None
     answer: str | None = None
     exchange: Exchange | None = None
@@ -106,6 +109,7 @@ class BranchStream:
         self._content: list[str] = []
         self.started_at = clock()
         self.mark = backend.gpu_time.enter()
+        self._health_mark = backend.health.begin()
 
     @property
     def text(self) -> str:
@@ -127,6 +131,15 @@ class BranchStream:
         return self.generation.continues
 
     @property
+    def failure(self) -> Failure | None:
+        """Why it may be made again; None where it did not fail, or every backend would refuse it."""
+        if self.error is not None:
+            return failure_of(self.error)
+        if self.refusal is None or (self.refusal[0] < 500 and self.refusal[0] not in RETRIED_STATUS):
+            return None
+        return Failure("status", f"it answered {self.refusal[0]}", self.refusal[0], self.refused_for_s)
+
+    @property
     def watched(self) -> bool:
         """Somebody looks at it while it runs, not only at its end."""
         return self._on_progress is not None or self._on_event is not None
@@ -146,6 +159,8 @@ class BranchStream:
 
     def on_head(self, status: int, headers: Headers) -> None:
         self._status = status
+        if status in RETRIED_STATUS:
+            self.refused_for_s = failure_of_status(status, headers).retry_after_s
 
     def on_body(self, data: bytes) -> None:
         if self._done:
@@ -208,6 +223,8 @@ class BranchStream:
         said = self._read(choice)
         if self.first_token_at is None and (self.completion_tokens or said):
             self.first_token_at = self._clock()
+            if self.backend.health.state == "half-open":
+                self.backend.health.alive(self._health_mark)
         if usage is None:  # a backend without continuous usage: one chunk is at least one token
             self.completion_tokens += 1 if said else 0
         if choice.finish_reason is not None:
@@ -243,9 +260,21 @@ class BranchStream:
     def _over(self, state: BranchState) -> None:
         self._done = True
         self.state = state
-        self.ended_at = self._clock()
+        self.ended_at = now = self._clock()
         self.gpu_seconds = self.backend.gpu_time.leave(self.mark)
+        self._tell_health(now)
         on_over, self._on_over = self._on_over, None  # they know us: leave no cycle behind
         self._on_event = self._on_progress = None
         if on_over is not None:
             on_over(self)
+
+    def _tell_health(self, now: float) -> None:
+        health, mark = self.backend.health, self._health_mark
+        if self.refusal is not None:
+            health.status(mark, now, self.refusal[0])
+        elif self.error is not None:
+            tell(self.backend, mark, now, self.error)
+        elif self.state != "cancelled":
+            health.answered(mark, now)
+        elif health.state == "half-open":
+            health.released(mark)

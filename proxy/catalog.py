@@ -5,7 +5,7 @@ from files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import ceil, log2
@@ -188,9 +188,11 @@ class Served:
         }
         return np.array([meet[need] for need in needs]).T
 
-    def fastest(self) -> Backend | None:
-        """The backend on which one branch is predicted to be over first, of those that serve."""
-        serving = [b for b in self.backends if b.health.serving and b.unfit(greedy=False) is None]
+    def fastest(self, avoid: Container[str] = ()) -> Backend | None:
+        """The backend on which one branch is predicted to be over first, of those that serve; `avoid`: names."""
+        serving = [
+            b for b in self.backends if b.health.serving and b.unfit(greedy=False) is None and b.name not in avoid
+        ]
         return min(serving, key=self.single_latency_s, default=None)
 
     def latency(self, task: str | None, max_tokens: int | None) -> LatencyTable:

@@ -1,55 +1,242 @@
-"""A request without controls: to the backend that is predicted to be fastest now, bytes unchanged both ways."""
+"""A request without controls: to the backend that is predicted to be fastest now, bytes unchanged both ways.
+
+While the client has no byte, an attempt that comes to nothing is made again, elsewhere first; one that is late may get
+a second beside it (`reliability.hedge`).
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from random import Random
+from typing import Literal
 
 import msgspec
 
 from proxy import ledgers, upstream_body
+from proxy.attempt import Attempt
 from proxy.backend import Backend
 from proxy.call import Call
 from proxy.catalog import Served
-from proxy.errors import Unavailable, UpstreamFailed
-from proxy.metrics import Metrics
-from proxy.relay import CutShort, NothingSent, RelaySink, relay
-from proxy.scale import Exchange
+from proxy.errors import ClientGone, ProxyError, UpstreamFailed
+from proxy.relay import CutShort, RelaySink, relay
+from proxy.reliability.retrying import Failure
+from proxy.scale import Exchange, nobody_serves
+from proxy.scale_trace import parts
 from proxy.service import Service
 from proxy.ties import one_of
 from proxy.trace import BranchTrace, PlanTrace, Trace
+from proxy.upstream.connection import Headers
 from proxy.upstream.request import forwarded_lines
 
 
 async def pass_through(service: Service, exchange: Exchange, models: Sequence[Served]) -> None:
     """Relay, trying another backend while the client has no byte. Raises ProxyError, ClientGone, CutShort."""
-    call, trace = exchange.call, exchange.trace
-    lines = forwarded_lines(call.headers)
-    candidates = _usable(call, models)
-    considered = len(candidates)
-    last: str | None = None
-    while candidates:
-        served, backend = _fastest(candidates, service.rng)
-        candidates.remove((served, backend))
-        trace.plan = _plan(served, backend, considered)
-        body = upstream_body.relayed(call, served.name)
-        request = backend.head(call.path).with_body(body, lines)
+    passing = _Passing(service, exchange, models)
+    with exchange.client.watch(passing.client_gone):
+        while True:
+            try:
+                await passing.try_once()
+                return
+            except _TryAgain as again:
+                await passing.pause(again.delay_s)
+
+
+class _TryAgain(Exception):
+    def __init__(self, delay_s: float) -> None:
+        super().__init__()
+        self.delay_s = delay_s
+
+
+class _Passing:
+    """The state of one such request. `running`: the attempts that are open, two while one is hedged."""
+
+    __slots__ = (
+        "call",
+        "considered",
+        "exchange",
+        "gone",
+        "last",
+        "left",
+        "lines",
+        "models",
+        "pausing",
+        "running",
+        "service",
+        "tried",
+    )
+
+    def __init__(self, service: Service, exchange: Exchange, models: Sequence[Served]) -> None:
+        self.service, self.exchange, self.models = service, exchange, models
+        self.call = exchange.call
+        self.lines = forwarded_lines(self.call.headers)
+        self.left = _usable(self.call, models)
+        self.considered = len(self.left)
+        self.tried = 0
+        self.last = ""
+        self.gone = False
+        self.running: list[Attempt] = []
+        self.pausing: asyncio.Future[None] | None = None
+
+    def client_gone(self) -> None:
+        self.gone = True
+        for attempt in self.running:
+            attempt.sink.client_gone()
+        if self.pausing is not None and not self.pausing.done():
+            self.pausing.set_result(None)
+
+    async def pause(self, seconds: float) -> None:
+        """Raises ClientGone."""
+        if not self.gone and seconds > 0:
+            loop = self.exchange.client.loop
+            self.pausing = loop.create_future()
+            timer = loop.call_later(seconds, _end_pause, self.pausing)
+            try:
+                await self.pausing
+            finally:
+                timer.cancel()
+                self.pausing = None
+        if self.gone:
+            raise ClientGone
+
+    async def try_once(self) -> None:
+        """Raises _TryAgain, ProxyError, ClientGone, CutShort."""
+        if not self.left:  # all were tried: the one that is fastest now, once more
+            self.left = _usable(self.call, self.models)
+        if not self.left:
+            raise self._nobody()
+        attempt = self._start("retry" if self.tried else None)
+        outcome, error = "failed", None
+        try:
+            attempt = await self._first_byte(attempt)
+            sink = attempt.sink
+            if sink.gone:
+                raise ClientGone
+            failure = attempt.failure()
+            if failure is not None:
+                delay_s = self._again(failure, attempt.backend)
+                if delay_s is not None or sink.error is not None:
+                    error = self.last = failure.message
+                    if delay_s is not None:
+                        raise _TryAgain(delay_s)
+                    raise UpstreamFailed(f"No backend could answer; the last was {attempt.backend.name}: {error}.")
+            await relay(sink, self.exchange.client, self._headers(attempt.backend))
+            outcome = "completed" if sink.status < 400 else "failed"
+            self.exchange.trace.status = sink.status
+        except CutShort as cut:
+            error = str(cut)
+            raise
+        except (_TryAgain, ProxyError):
+            raise
+        except BaseException:
+            outcome = "cancelled"
+            raise
+        finally:
+            for each in list(self.running):  # of a hedge that was decided, the winner
+                self._end(each, outcome, error)
+
+    def _start(self, why: Literal["retry", "hedge"] | None) -> Attempt:
+        call, service = self.call, self.service
+        served, backend = _fastest(self.left, service.rng)
+        self.left.remove((served, backend))
+        if why != "hedge":
+            self.tried += 1
+            self.exchange.trace.plan = _plan(served, backend, self.considered)
+        request = backend.head(call.path).with_body(upstream_body.relayed(call, served.name), self.lines)
+        attempt = Attempt(served, backend, request, RelaySink(self.exchange.client.loop), service.clock, why)
+        self.running.append(attempt)
+        return attempt
+
+    async def _first_byte(self, attempt: Attempt) -> Attempt:
+        """Wait for it; the attempt whose it is, where it was hedged."""
+        hedging = self.service.reliability.hedging
+        if hedging is None or not self.call.stream:
+            await attempt.sink.wait()
+            return attempt
+        seen = hedging.request_came(attempt.served.name)
+        timer = None
+        if seen.late_s is not None and self.left and self.tried == 1:
+            timer = self.exchange.client.loop.call_later(seen.late_s, attempt.sink.tell_late)
+        try:
+            await attempt.sink.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if attempt.sink.late:
+            attempt.sink.late = False
+            usable = [pair for pair in self.left if pair[1].health.serving]
+            if not attempt.sink.begun and usable and hedging.take():
+                self.left = usable
+                attempt = await self._race(attempt, self._start("hedge"))
+            else:
+                await attempt.sink.wait()
+        if attempt.sink.begun and attempt.sink.status < 400:
+            seen.observe(self.service.clock() - attempt.started_at)
+        return attempt
+
+    async def _race(self, first: Attempt, second: Attempt) -> Attempt:
+        """The attempt that has the first byte of an answer; the other is ended, and paid for. Where one fails, the
+        other; where both do, the first."""
+        loop, hedging = self.exchange.client.loop, self.service.reliability.hedging
+        assert hedging is not None
+        waits = {loop.create_task(attempt.sink.wait()): attempt for attempt in (first, second)}
+        winner = None
+        try:
+            pending = set(waits)
+            while pending and winner is None:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                ready = [attempt for task, attempt in waits.items() if task in done]
+                winner = next((each for each in ready if each.sink.gone or each.failure() is None), None)
+        finally:
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        winner = winner or first
+        loser = second if winner is first else first
+        failure = loser.failure() if loser.sink.error is not None or loser.sink.begun else None
+        self._end(loser, "failed" if failure is not None else "cancelled", failure.message if failure else None)
+        hedging.ended("won" if winner is second else "lost" if failure is None else "failed")
+        if winner is second:
+            self.exchange.trace.plan = _plan(second.served, second.backend, self.considered)
+        return winner
+
+    def _end(self, attempt: Attempt, outcome: str, error: str | None) -> None:
+        exchange = self.exchange
+        self.running.remove(attempt)
+        attempt.end(exchange.trace, exchange.arrived_at, outcome, error)
+        exchange.finish = _Finish(attempt, self.service)
+
+    def _again(self, failure: Failure, left: Backend) -> float | None:
+        """Seconds until the next attempt; None: there is none."""
+        self.left = [pair for pair in self.left if pair[1].health.serving]
+        elsewhere = bool(self.left)
+        if not elsewhere and not _usable(self.call, self.models):
+            return None
+        return self.service.reliability.retries.delay_s(
+            "pass-through", failure, left, attempts=self.tried, elsewhere=elsewhere
+        )
+
+    def _nobody(self) -> ProxyError:
+        if self.tried:
+            return UpstreamFailed(f"No backend could answer; the last one's failure: {self.last}.")
+        return nobody_serves(self.models, f"No backend of {self.call.model} serves now.")
+
+    def _headers(self, backend: Backend) -> Headers:
+        trace = self.exchange.trace
         extra = [
             (b"x-request-id", (trace.request_id or trace.id).encode()),
             (b"x-tts-strategy", b"none"),
             (b"x-tts-n", b"1"),
             (b"x-tts-backend", backend.name.encode()),
         ]
-        if not call.stream:
+        if not self.call.stream:
             extra.append((b"x-slo-status", b"none"))
-        try:
-            await _metered(service, backend, exchange, request, extra, may_retry=bool(candidates))
-            return
-        except NothingSent as error:
-            last = f"{backend.name}: {error}"
-    if last is None:
-        raise Unavailable(f"No backend of {call.model} serves now.")
-    raise UpstreamFailed(f"No backend could answer; the last was {last}.")
+        return extra
+
+
+def _end_pause(pausing: asyncio.Future[None]) -> None:
+    if not pausing.done():
+        pausing.set_result(None)
 
 
 def _usable(call: Call, models: Sequence[Served]) -> list[tuple[Served, Backend]]:
@@ -73,70 +260,34 @@ def _plan(served: Served, backend: Backend, considered: int) -> PlanTrace:
     return PlanTrace(backend.name, served.name, "none", 1, considered, note="pass-through")
 
 
-async def _metered(
-    service: Service,
-    backend: Backend,
-    exchange: Exchange,
-    request: bytes,
-    extra: list[tuple[bytes, bytes]],
-    *,
-    may_retry: bool,
-) -> None:
-    """One attempt, with its branch in the trace whatever becomes of it."""
-    clock, trace = service.clock, exchange.trace
-    started, mark = clock(), backend.gpu_time.enter()
-    outcome, error, sink = "failed", None, None
-    try:
-        sink = await relay(backend, request, exchange.client, extra, may_retry=may_retry)
-        outcome = "completed" if sink.status < 400 else "failed"
-        trace.status = sink.status
-    except (NothingSent, CutShort) as failure:
-        error = str(failure)
-        raise
-    except BaseException:
-        outcome = "cancelled"
-        raise
-    finally:
-        ended, gpu_seconds = clock(), backend.gpu_time.leave(mark)
-        branch = BranchTrace(
-            index=len(trace.branches),
-            backend=backend.name,
-            outcome=outcome,
-            start_ms=round((started - exchange.arrived_at) * 1e3, 3),
-            end_ms=round((ended - exchange.arrived_at) * 1e3, 3),
-            gpu_seconds=round(gpu_seconds, 9),
-            cost_usd=ledgers.usd(backend, gpu_seconds),
-            error=error,
-        )
-        trace.branches.append(branch)
-        exchange.finish = _Finish(backend, sink, ended - started, service.metrics)
-
-
 class _Finish:
     """Reads the usage off the answer's tail and prices the request: in the trace writer's thread, not in the
     request's way."""
 
-    def __init__(self, backend: Backend, sink: RelaySink | None, wall_s: float, metrics: Metrics) -> None:
-        self._backend = backend
-        self._sink = sink
-        self._wall_s = wall_s
-        self._metrics = metrics
+    def __init__(self, attempt: Attempt, service: Service) -> None:
+        self._sink, self._backend, self._row = attempt.sink, attempt.backend, attempt.row
+        self._service = service
 
     def __call__(self, trace: Trace) -> None:
-        usage = _usage(self._sink.tail, streamed=self._sink.events > 0) if self._sink is not None else None
-        branch = trace.branches[-1]
-        if usage is not None:
-            branch.prompt_tokens, branch.completion_tokens = usage.prompt_tokens, usage.completion_tokens or 0
-        elif self._sink is not None and self._sink.events:
-            branch.completion_tokens, trace.tokens_exact = max(0, self._sink.events - 1), False
-        gpu_seconds = 0.0
-        for row in trace.branches:
-            trace.prompt_tokens += row.prompt_tokens
-            trace.completion_tokens += row.completion_tokens
-            gpu_seconds += row.gpu_seconds
-        part = ledgers.Part(self._backend, gpu_seconds, self._wall_s, trace.completion_tokens)
-        trace.ledgers = ledgers.of_request([part])
-        self._metrics.count_tokens(trace)
+        sink, row = self._sink, self._row
+        assert row is not None
+        if sink.ended:
+            usage = _usage(sink.tail, streamed=sink.events > 0)
+            if usage is not None:
+                row.prompt_tokens, row.completion_tokens = usage.prompt_tokens, usage.completion_tokens or 0
+            elif sink.events:
+                row.completion_tokens, trace.tokens_exact = max(0, sink.events - 1), False
+        for each in trace.branches:
+            trace.prompt_tokens += each.prompt_tokens
+            trace.completion_tokens += each.completion_tokens
+        trace.ledgers = ledgers.of_request(self._parts(trace, row))
+        self._service.metrics.count_tokens(trace)
+
+    def _parts(self, trace: Trace, row: BranchTrace) -> list[ledgers.Part]:
+        if len(trace.branches) > 1:
+            return parts(trace.branches, self._service.catalog.by_name)
+        wall_s = ((row.end_ms or 0.0) - row.start_ms) / 1e3
+        return [ledgers.Part(self._backend, row.gpu_seconds, wall_s, row.completion_tokens)]
 
 
 class _Usage(msgspec.Struct):

@@ -1,10 +1,9 @@
-"""Pass-through: a backend's answer relayed byte for byte, streamed or not, retried elsewhere while no byte was sent."""
+"""Pass-through: a backend's answer relayed byte for byte, streamed or not."""
 
 from __future__ import annotations
 
 import asyncio
 
-from proxy.backend import Backend
 from proxy.errors import ClientGone
 from proxy.server_protocol import Client
 from proxy.upstream.connection import Exchange, Headers
@@ -14,13 +13,13 @@ from proxy.upstream.request import returned_headers
 PAUSE_AT_BYTES = 256 * 1024
 KEEP_FOR_USAGE_BYTES = 64 * 1024
 KEEP_OF_STREAM_BYTES = 2 * 1024  # the last event or two; more would be copied with every chunk
-RETRIED_STATUS = frozenset({502, 503, 504})
 
 
 class RelaySink:
     """Holds what has arrived and was not yet taken; pauses the backend when the client is slow.
 
-    `tail`: the last bytes of the body, where the usage stands; `events`: how many SSE events went by.
+    `late`: to be set back by who waits. `tail`: the last bytes of the body, where the usage stands; `events`: how many
+    SSE events went by.
     """
 
     # Class-level defaults: one of these is made per request, and most never change most of them.
@@ -32,6 +31,7 @@ class RelaySink:
     tail = b""
     events = 0
     gone = False
+    late = False
     _held = 0
     _paused = False
     _waiter: asyncio.Future[None] | None = None
@@ -67,10 +67,20 @@ class RelaySink:
         self._wake()
 
     async def wait(self) -> None:
-        """Until a head, bytes, the end, an error, or the client's leaving."""
-        while not (self._chunks or self.ended or self.error or self.gone):
+        """Until bytes, the end, an error, the client's leaving, or that it is late (`late`, for `tell_late`)."""
+        while not (self._chunks or self.ended or self.error or self.gone or self.late):
             self._waiter = self._loop.create_future()
             await self._waiter
+
+    @property
+    def begun(self) -> bool:
+        """Something of the answer is here."""
+        return bool(self._chunks) or self.ended
+
+    def tell_late(self) -> None:
+        """End the wait for the first byte, though none has come."""
+        self.late = True
+        self._wake()
 
     def take(self) -> bytes:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -94,49 +104,23 @@ class RelaySink:
             self._waiter.set_result(None)
 
 
-class NothingSent(Exception):
-    """The backend failed before the client got a byte: another may be tried."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(cause)
-
-
 class CutShort(Exception):
     """The backend failed after the client got bytes: the connection must be broken so that the client knows."""
 
 
-async def relay(backend: Backend, request: bytes, client: Client, extra: Headers, *, may_retry: bool) -> RelaySink:
-    """Send `request` to `backend` and its answer to the client. Raises NothingSent, CutShort, ClientGone."""
-    sink = RelaySink(client.loop)
-    sink.exchange = backend.pool.send(request, sink)
-    try:
-        with client.watch(sink.client_gone):
-            await _pump(sink, client, extra, may_retry)
-    finally:
-        sink.exchange.cancel()
-    return sink
-
-
-async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool) -> None:
-    started = False
+async def relay(sink: RelaySink, client: Client, extra: Headers) -> None:
+    """What `sink` holds and what comes after it, to the client. Raises CutShort, ClientGone."""
+    whole = sink.ended
+    ours = {name for name, _ in extra}
+    if whole:
+        ours.add(b"content-length")
+    headers = [line for line in returned_headers(sink.headers) if line[0] not in ours]
+    headers += extra
+    if whole:
+        await client.send_whole(sink.status, headers, sink.take())
+        return
+    await client.send({"type": "http.response.start", "status": sink.status, "headers": headers})
     while True:
-        await sink.wait()
-        if sink.gone:
-            raise ClientGone
-        if not started and (sink.error is not None or (may_retry and sink.status in RETRIED_STATUS)):
-            raise NothingSent(str(sink.error or f"it answered {sink.status}"))
-        if not started:
-            started = True
-            whole = sink.ended
-            ours = {name for name, _ in extra}
-            if whole:
-                ours.add(b"content-length")
-            headers = [line for line in returned_headers(sink.headers) if line[0] not in ours]
-            headers += extra
-            if whole:
-                await client.send_whole(sink.status, headers, sink.take())
-                return
-            await client.send({"type": "http.response.start", "status": sink.status, "headers": headers})
         data, ended = sink.take(), sink.ended
         if data or ended:
             await client.send({"type": "http.response.body", "body": data, "more_body": not ended})
@@ -144,3 +128,6 @@ async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool
             return
         if sink.error is not None:
             raise CutShort(str(sink.error))
+        await sink.wait()
+        if sink.gone:
+            raise ClientGone

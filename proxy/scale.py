@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from proxy import reply
 from proxy.asgi import JSON, unless_gone
@@ -29,6 +31,8 @@ from proxy.generations import Requests
 from proxy.planner import Ask, Decision, NoCandidate
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
 from proxy.quality_watch import Voted
+from proxy.reliability.retrying import Failure
+from proxy.replacing import Replacements
 from proxy.same_answer import Within, text_equivalence
 from proxy.scale_stream import Events, StreamedReply, VoteSoFar
 from proxy.scale_trace import note_plan, note_run
@@ -97,10 +101,13 @@ async def _until_answered(
     service: Service, exchange: Exchange, models: Sequence[Served], asked: Question, streamed: StreamedReply | None
 ) -> Executed:
     """Plans until one gives an answer; a backend whose every branch failed is left out of the next plan."""
-    trace, ask = exchange.trace, asked.ask
+    trace, ask, attempts = exchange.trace, asked.ask, 0
+    if trace.queued_ms:
+        ask = _in_the_time_left(service, exchange, ask)
     while True:
-        decision = _decide(service, ask, models, asked.note, trace)
-        executed = await _execute(service, exchange, decision, asked, streamed)
+        attempts += 1
+        decision = _decide(service, ask, models, asked.note, trace, first=attempts == 1)
+        executed = await _execute(service, exchange, decision, asked, streamed, again=attempts > 1)
         if executed.winners:
             return executed
         failed = executed.run.failed
@@ -116,18 +123,60 @@ async def _until_answered(
         problem = failed[0].error if failed else None
         if streamed is not None and streamed.sent_content:
             raise UpstreamFailed(f"The backend failed mid-answer: {problem}")
-        ask = replace(ask, exclude=ask.exclude | {decision.plan.backend.name})
+        exclude = ask.exclude | {decision.plan.backend.name}
+        if failed:
+            elsewhere = any(b.health.serving and b.name not in exclude for served in models for b in served.backends)
+            if not elsewhere and not any(branch.first_token_at for branch in failed):
+                exclude = frozenset()  # nothing came of it, and nobody else is there: the same once more
+            await _before_the_next(service, exchange, executed, attempts, elsewhere=elsewhere)
+        ask = replace(_in_the_time_left(service, exchange, asked.ask), exclude=exclude)
 
 
-def _decide(service: Service, ask: Ask, models: Sequence[Served], note: str | None, trace: Trace) -> Decision:
+def _in_the_time_left(service: Service, exchange: Exchange, ask: Ask) -> Ask:
+    """A plan that is made late has less time; a millisecond at least, for the nearest plan."""
+    slo = exchange.call.controls.slo
+    if slo.latency_ms is None:
+        return ask
+    left_ms = max(1.0, slo.latency_ms - (service.clock() - exchange.arrived_at) * 1e3)
+    return replace(ask, slo=replace(ask.slo, latency_ms=left_ms))
+
+
+async def _before_the_next(
+    service: Service, exchange: Exchange, executed: Executed, attempts: int, *, elsewhere: bool
+) -> None:
+    """Pause as retries do. Raises UpstreamFailed where there is to be no next attempt, ClientGone."""
+    failed = executed.run.failed[0]
+    problem = failed.error or (f"it answered {failed.refusal[0]}" if failed.refusal is not None else "it failed")
+    delay_s = service.reliability.retries.delay_s(
+        "plan",
+        failed.failure or Failure("status", str(problem)),
+        failed.backend,
+        attempts=attempts,
+        elsewhere=elsewhere,
+        until=_decide_by(service, exchange),
+    )
+    if delay_s is None:
+        raise UpstreamFailed(f"The backend {failed.backend.name} failed: {problem}.")
+    await unless_gone(exchange.client, asyncio.sleep(delay_s))
+
+
+def _decide_by(service: Service, exchange: Exchange) -> float | None:
+    latency_ms = exchange.call.controls.slo.latency_ms
+    return None if latency_ms is None else exchange.arrived_at + latency_ms / 1e3 - service.finish_time.reserve_s
+
+
+def _decide(
+    service: Service, ask: Ask, models: Sequence[Served], note: str | None, trace: Trace, *, first: bool = True
+) -> Decision:
+    """`first`: nothing was spent yet, so that a strict request may still be refused."""
     decision = service.choose(ask, models, service.rng)
     if isinstance(decision, NoCandidate):
         why = ", ".join(f"{count} {reason}" for reason, count in decision.dropped.items())
         if ask.exclude:
             raise UpstreamFailed(f"Every backend that could serve the request failed ({why}).")
-        raise Unavailable(f"No backend can serve the request now ({why or 'no candidate'}).")
+        raise nobody_serves(models, f"No backend can serve the request now ({why or 'no candidate'}).")
     note_plan(trace, decision, note)
-    if ask.slo.strict and not decision.feasible:
+    if first and ask.slo.strict and not decision.feasible:
         best = decision.plan.predicted
         dropped = ", ".join(f"{count} dropped by {limit}" for limit, count in decision.dropped.items())
         raise SloInfeasible(
@@ -138,8 +187,20 @@ def _decide(service: Service, ask: Ask, models: Sequence[Served], note: str | No
     return decision
 
 
+def nobody_serves(models: Sequence[Served], message: str) -> Unavailable:
+    """With the time until the first of the backends that are out may be tried again, a second at least."""
+    waits = [backend.health.retry_after_s for served in models for backend in served.backends]
+    return Unavailable(message, retry_after_s=max(1, ceil(min(waits, default=0.0))))
+
+
 async def _execute(
-    service: Service, exchange: Exchange, decision: Decision, asked: Question, streamed: StreamedReply | None
+    service: Service,
+    exchange: Exchange,
+    decision: Decision,
+    asked: Question,
+    streamed: StreamedReply | None,
+    *,
+    again: bool = False,
 ) -> Executed:
     call, plan = exchange.call, decision.plan
     strategy = service.registry.build(plan.strategy, plan.params)
@@ -149,13 +210,12 @@ async def _execute(
     progress = streamed is not None and not live and call.chat and call.controls.progress
     events = Events(content=live) if live or progress else None
     told = VoteSoFar(events, plan.branches, exchange.trace.id, plan.backend.model) if events and progress else None
-    decide_by = None
-    if asked.ask.slo.latency_ms is not None:
-        decide_by = exchange.arrived_at + asked.ask.slo.latency_ms / 1e3 - service.finish_time.reserve_s
+    decide_by = _decide_by(service, exchange)
+    requests = Requests.of(call, plan, exchange.trace, live=live, fastest=Served.fastest)
     scoring = _scoring(service, call, plan.served)
     run = Run(
         plan.backend,
-        Requests.of(call, plan, exchange.trace, live=live, fastest=Served.fastest),
+        requests,
         _grouper(service, call, asked, plan.served, scoring, decide_by),
         decide_by=decide_by,
         clock=service.clock,
@@ -165,7 +225,9 @@ async def _execute(
         top_logprobs=call.top_logprobs,
         on_event=events.put if events is not None and live else None,
         on_answer=told.add if told is not None else None,
+        replacing=Replacements(requests, service.reliability.retries, decide_by),
     )
+    run.attempt = "retry" if again else None
     if streamed is not None:
         await streamed.start(_headers(exchange, decision))
     try:
@@ -188,7 +250,8 @@ def _scoring(service: Service, call: Call, served: Served) -> Scoring | None:
     """None where there is nobody to ask: most models have no reward model."""
     if not served.scorers and served.embedding is None and served.config.compare_text is None:
         return None
-    return Scoring(served.scorers, served.embedding, call, service.clock, served.step_token)
+    retries = service.reliability.retries
+    return Scoring(served.scorers, served.embedding, call, service.clock, served.step_token, retries)
 
 
 def _grouper(

@@ -74,7 +74,7 @@ def note_run(trace: Trace, run: Run, arrived_at: float, backends: Mapping[str, B
         trace.branches.extend([_call(call, arrived_at, first + i) for i, call in enumerate(calls)])
     trace.prompt_tokens = sum(row.prompt_tokens for row in trace.branches if row.role not in SCORED)
     trace.completion_tokens = sum(row.completion_tokens for row in trace.branches)
-    trace.ledgers = ledgers.of_request(_parts(trace.branches, backends))
+    trace.ledgers = ledgers.of_request(parts(trace.branches, backends))
 
 
 def _prompt_tokens(branches: Sequence[BranchStream]) -> dict[int, int]:
@@ -87,16 +87,17 @@ def _prompt_tokens(branches: Sequence[BranchStream]) -> dict[int, int]:
     return found
 
 
-def _parts(rows: Sequence[BranchTrace], backends: Mapping[str, Backend]) -> list[ledgers.Part]:
-    parts = []
+def parts(rows: Sequence[BranchTrace], backends: Mapping[str, Backend]) -> list[ledgers.Part]:
+    """What the rows did on each backend."""
+    found = []
     for name in dict.fromkeys(row.backend for row in rows):
         backend = backends[name]
         mine = [row for row in rows if row.backend == name]
         ends = [row.end_ms for row in mine if row.end_ms is not None]
         wall_s = (max(ends) - min(row.start_ms for row in mine)) / 1e3 if ends else 0.0
         seconds, tokens = sum(row.gpu_seconds for row in mine), sum(row.completion_tokens for row in mine)
-        parts.append(ledgers.Part(backend, seconds, wall_s, tokens))
-    return parts
+        found.append(ledgers.Part(backend, seconds, wall_s, tokens))
+    return found
 
 
 def _call(call: PooledCall, arrived_at: float, index: int) -> BranchTrace:
@@ -147,4 +148,5 @@ def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: 
         error=text,
         wave=branch.wave,
         role=_role(branch),
+        attempt=branch.attempt,
     )

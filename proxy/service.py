@@ -16,6 +16,8 @@ from proxy.config import Config, client_api_keys
 from proxy.metrics import Metrics
 from proxy.planner import Chooser, choose
 from proxy.probe import POOLED_LATE_LOOKS, Prober
+from proxy.reliability.collector import ReliabilityCollector
+from proxy.reliability.service import Reliability
 from proxy.trace_store import TraceStore
 from strategies.answers import MathVerifyPool
 from strategies.registry import Registry
@@ -54,6 +56,7 @@ class Service:
     probers: tuple[Prober, ...]
     equivalence: MathVerifyPool
     api_keys: frozenset[str] | None
+    reliability: Reliability
     finish_time: FinishTime = field(default_factory=FinishTime)
     rng: Random = field(default_factory=Random)
     clock: Callable[[], float] = time.monotonic
@@ -71,12 +74,19 @@ class Service:
         for prober in probers:
             await prober.start()
         metrics = Metrics(catalog.backends, traces, catalog.served.values())
+        rng = Random()
+        reliability = Reliability(config, catalog, rng, time.monotonic)
+        await reliability.start()
+        metrics.add(ReliabilityCollector(reliability, [*catalog.backends, *catalog.pooled]))
         _spare_the_collector()
-        return cls(config, registry, catalog, traces, metrics, probers, MathVerifyPool(), api_keys)
+        return cls(
+            config, registry, catalog, traces, metrics, probers, MathVerifyPool(), api_keys, reliability, rng=rng
+        )
 
     async def aclose(self) -> None:
         for prober in self.probers:
             await prober.aclose()
+        await self.reliability.aclose()
         for backend in (*self.catalog.backends, *self.catalog.pooled):
             await backend.pool.aclose()
         await self.equivalence.aclose()

@@ -17,7 +17,8 @@ _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 class BranchTrace(msgspec.Struct, omit_defaults=True):
     """Times in milliseconds since the request arrived. `wave`: which fan-out of its request it belongs to; `role`: what
-    it was for, where it is no answer (judge, aside, score)."""
+    it was for, where it is no answer (judge, aside, score); `attempt`: what it was started for after another one
+    (retry, hedge, replacement)."""
 
     index: int
     backend: str
@@ -36,6 +37,7 @@ class BranchTrace(msgspec.Struct, omit_defaults=True):
     error: str | None = None
     wave: int = 1
     role: str | None = None
+    attempt: str | None = None
 
 
 class PlanTrace(msgspec.Struct, omit_defaults=True):
@@ -73,6 +75,7 @@ class Trace(msgspec.Struct, omit_defaults=True):
     branches: list[BranchTrace] = []
     selection: dict[str, Any] = {}
     latency_ms: float = 0.0
+    queued_ms: float = 0.0
     ttft_ms: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
