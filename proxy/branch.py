@@ -22,6 +22,7 @@ from strategies.base import WHOLE, Generation
 
 BranchState = Literal["running", "completed", "truncated", "cancelled", "failed"]
 MAX_ERROR_BODY = 256 * 1024
+MAX_BRANCH_BYTES = 64 * 1024 * 1024  # of its stream, which is kept until the request ends
 
 
 class _Delta(msgspec.Struct):
@@ -86,6 +87,7 @@ class BranchStream:
     _every_tokens = 0
     _on_progress: Callable[[BranchStream], None] | None = None
     _status = 0
+    _received = 0
     _body = b""
     _done_seen = False
     _reasoning: list[str] | None = None
@@ -167,6 +169,10 @@ class BranchStream:
             return
         if self._status != 200:
             self._body = (self._body + data)[:MAX_ERROR_BODY]
+            return
+        self._received += len(data)
+        if self._received > MAX_BRANCH_BYTES:
+            self._fail(BadResponse(f"the stream is over {MAX_BRANCH_BYTES} bytes"))
             return
         try:
             for payload in self._splitter.feed(data):

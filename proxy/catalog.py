@@ -38,6 +38,7 @@ Clock = Callable[[], float]
 BUCKETS_PER_DOUBLING = 4
 MAX_TABULATED_LOAD = 512
 MAX_CUSTOM_TABLES = 512
+MAX_ALLOWED = 4096
 MODEL_NEEDS = frozenset({*SCORER_NEEDS.values(), Need.JUDGE, Need.LARGER_MODEL})
 
 
@@ -166,6 +167,8 @@ class Served:
         lacking |= MODEL_NEEDS - self.met
         key = (self.table(task).task, _bucket(max_tokens), greedy, single_only, at_least, lacking)
         if key not in self._allowed:
+            if len(self._allowed) >= MAX_ALLOWED:  # clients may ask for any combination
+                self._allowed.clear()
             self._allowed[key] = np.array(
                 [
                     setting.greedy == greedy

@@ -101,6 +101,8 @@ class _Passing:
 
     async def try_once(self) -> None:
         """Raises _TryAgain, ProxyError, ClientGone, CutShort."""
+        if self.tried:
+            self.left = [pair for pair in self.left if pair[1].health.serving]
         if not self.left:  # all were tried: the one that is fastest now, once more
             self.left = _usable(self.call, self.models)
         if not self.left:

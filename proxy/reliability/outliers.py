@@ -29,11 +29,12 @@ def bounds(failures: int, total: int) -> tuple[float, float]:
 
 
 class Outliers:
-    """Owns its task. `look` is one look at one model's backends, for who has no task."""
+    """Owns its task. `catalog`: set it anew where another one is served. `look` is one look at one model's backends, for
+    who has no task."""
 
     def __init__(self, config: OutliersConfig, catalog: Catalog, clock: Callable[[], float]) -> None:
         self._config = config
-        self._catalog = catalog
+        self.catalog = catalog
         self._clock = clock
         self._seen: dict[str, int] = {}  # latencies that were known when it last came back
         self._task: asyncio.Task[None] | None = None
@@ -49,7 +50,7 @@ class Outliers:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._config.every_s)
-            for served in self._catalog.served.values():
+            for served in self.catalog.served.values():
                 self.look(served.backends)
 
     def look(self, backends: Sequence[Backend]) -> None:

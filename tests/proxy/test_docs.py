@@ -2,11 +2,29 @@
 
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from proxy.cli import _COMMANDS
 from proxy.config import BackendConfig, Config, LaunchConfig, ModelConfig, ServerConfig, SloConfig, TracesConfig
 from proxy.controls import CONTROL_HEADERS
+from proxy.reliability.settings import (
+    AdmissionConfig,
+    BreakerConfig,
+    HedgeConfig,
+    OutliersConfig,
+    ReliabilityConfig,
+    RetriesConfig,
+)
 from strategies.registry import Registry
 
+RELIABILITY_SECTIONS = (
+    AdmissionConfig,
+    BreakerConfig,
+    HedgeConfig,
+    OutliersConfig,
+    ReliabilityConfig,
+    RetriesConfig,
+)
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACTS = (ROOT / "docs/contracts.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -26,7 +44,16 @@ def test_every_strategy_is_in_the_readme() -> None:
 
 
 def test_every_configuration_key_is_in_the_contracts() -> None:
-    sections = (Config, ServerConfig, SloConfig, TracesConfig, ModelConfig, BackendConfig, LaunchConfig)
+    sections: tuple[type[BaseModel], ...] = (
+        Config,
+        ServerConfig,
+        SloConfig,
+        TracesConfig,
+        ModelConfig,
+        BackendConfig,
+        LaunchConfig,
+        *RELIABILITY_SECTIONS,
+    )
     keys = [key for section in sections for key in section.model_fields]
     assert [key for key in keys if f"{key}:" not in CONTRACTS] == []
 
