@@ -29,7 +29,7 @@ def bounds(failures: int, total: int) -> tuple[float, float]:
 
 
 class Outliers:
-    """Owns its task. `catalog`: set it anew where another one is served. `look` is one look at one model's backends, for
+    """Owns its task. `catalog`: set it anew where another one is served. `look`: one look at one model's backends, for
     who has no task."""
 
     def __init__(self, config: OutliersConfig, catalog: Catalog, clock: Callable[[], float]) -> None:
