@@ -22,7 +22,7 @@ from strategies.base import WHOLE, Generation
 
 BranchState = Literal["running", "completed", "truncated", "cancelled", "failed"]
 MAX_ERROR_BODY = 256 * 1024
-MAX_BRANCH_BYTES = 64 * 1024 * 1024  # of its stream, which is kept until the request ends
+MAX_BRANCH_BYTES = 256 * 1024 * 1024  # of its stream, which is kept until the request ends
 
 
 class _Delta(msgspec.Struct):

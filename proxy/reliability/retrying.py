@@ -126,6 +126,8 @@ class Retries:
             return self._denied("attempts")
         most_s = min(config.max_backoff_ms, config.backoff_ms * 2.0 ** (attempts - 1)) / 1e3
         delay_s = self._rng.uniform(0, most_s)
+        if failure.status == 429 and failure.retry_after_s is None and not elsewhere:
+            return self._denied("retry-after")  # it has had enough of us, and does not say for how long
         if failure.retry_after_s is not None and not elsewhere:
             if failure.retry_after_s * 1e3 > config.max_wait_ms:
                 return self._denied("retry-after")
