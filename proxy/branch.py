@@ -76,6 +76,7 @@ class BranchStream:
     refusal: tuple[int, bytes] | None = None
     refused_for_s: float | None = None  # its Retry-After
     attempt: Literal["retry", "replacement"] | None = None
+    blamed: set[str] | None = None  # the backends that branches of the same run have failed on
     score: float | None = None
     answer: str | None = None
     exchange: Exchange | None = None
@@ -277,10 +278,18 @@ class BranchStream:
     def _tell_health(self, now: float) -> None:
         health, mark = self.backend.health, self._health_mark
         if self.refusal is not None:
-            health.status(mark, now, self.refusal[0])
+            health.status(mark, now, self.refusal[0], in_a_row=self._first_to_fail())
         elif self.error is not None:
-            tell(self.backend, mark, now, self.error)
+            tell(self.backend, mark, now, self.error, in_a_row=self._first_to_fail())
         elif self.state != "cancelled":
             health.answered(mark, now)
         elif health.state == "half-open":
             health.released(mark)
+
+    def _first_to_fail(self) -> bool:
+        """One request with many branches is one failure in a row, not as many as would take the backend out."""
+        if self.blamed is None:
+            return True
+        first = self.backend.name not in self.blamed
+        self.blamed.add(self.backend.name)
+        return first

@@ -82,6 +82,7 @@ class Run:
         self.waves = 0
         self.first_row = 0  # of its branches in the trace: earlier plans may have left theirs
         self.notes: list[str] = []
+        self.blamed: set[str] = set()
         self.fault: InvalidRequest | None = None  # a generation that the client's own request does not allow
         self.scoring = scoring
         self.replacing = replacing
@@ -263,6 +264,7 @@ class FanOut(Generic[E]):
         on_event = run._on_event if generation is WHOLE and not run.branches else None
         branch = BranchStream(len(run.branches), backend, run._clock, self._branch_over, on_event)
         branch.wave, branch.generation = run.waves, generation
+        branch.blamed = run.blamed
         branch.attempt = "replacement" if replacement else run.attempt
         if generation.confidence:
             branch.confidence = Confidence(run._top_logprobs)

@@ -122,13 +122,13 @@ class Health:
             share = f"{answers.of_kind} of the last {answers.total} requests"
             self._open("errors", f"{share} failed, the last: {problem}", self._breaker_s())
 
-    def status(self, mark: int, now: float, status: int) -> None:
+    def status(self, mark: int, now: float, status: int, *, in_a_row: bool = True) -> None:
         """What an answer's status tells. 502, 503 and 504 are the backend's (or its own proxy's) word that it cannot; a
         500 may be about the request; everything below is an answer."""
         if status < 500:
             self.answered(mark, now)
         else:
-            self.failed(mark, now, f"it answered {status}", in_a_row=status in (502, 503, 504))
+            self.failed(mark, now, f"it answered {status}", in_a_row=in_a_row and status in (502, 503, 504))
 
     # -- peers --
 

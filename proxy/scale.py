@@ -172,7 +172,7 @@ def _decide(
     decision = service.choose(ask, models, service.rng)
     if isinstance(decision, NoCandidate):
         why = ", ".join(f"{count} {reason}" for reason, count in decision.dropped.items())
-        if ask.exclude:
+        if ask.exclude or not first:
             raise UpstreamFailed(f"Every backend that could serve the request failed ({why}).")
         raise nobody_serves(models, f"No backend can serve the request now ({why or 'no candidate'}).")
     note_plan(trace, decision, note)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 RETRIED_STATUS = frozenset({429, 502, 503, 504})
 Reason = Literal["connect", "lost", "timeout", "bad-response", "status", "stream", "ours"]
 Kind = Literal["pass-through", "plan", "branch", "side-call"]
-Denied = Literal["attempts", "budget", "deadline", "retry-after"]
+Denied = Literal["attempts", "budget", "deadline", "retry-after", "silent"]
 _REASONS: dict[type[UpstreamError], Reason] = {
     ConnectFailed: "connect",
     ConnectionLost: "lost",
@@ -82,13 +82,14 @@ def retry_after_s(value: bytes, now: datetime | None = None) -> float | None:
     return max(0.0, (at - (now or datetime.now(UTC))).total_seconds())
 
 
-def tell(backend: Backend, mark: int, now: float, error: UpstreamError) -> None:
-    """The backend's health of a failure. What is our own doing, or may be the request's, does not count in a row."""
+def tell(backend: Backend, mark: int, now: float, error: UpstreamError, *, in_a_row: bool = True) -> None:
+    """The backend's health of a failure. What is our own doing, or may be the request's, does not count in a row; nor
+    what another branch of the same request has told already (`in_a_row` False)."""
     reason = failure_of(error).reason
     if reason == "ours":
         backend.health.released(mark)
     else:
-        backend.health.failed(mark, now, str(error), in_a_row=reason != "stream")
+        backend.health.failed(mark, now, str(error), in_a_row=in_a_row and reason != "stream")
 
 
 class Retries:
@@ -126,6 +127,8 @@ class Retries:
             return self._denied("attempts")
         most_s = min(config.max_backoff_ms, config.backoff_ms * 2.0 ** (attempts - 1)) / 1e3
         delay_s = self._rng.uniform(0, most_s)
+        if failure.reason == "timeout" and not elsewhere:
+            return self._denied("silent")  # for as long as the read time limit: it would be so again
         if failure.status == 429 and failure.retry_after_s is None and not elsewhere:
             return self._denied("retry-after")  # it has had enough of us, and does not say for how long
         if failure.retry_after_s is not None and not elsewhere:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from planner_tables import backend
 
+from proxy.branch import BranchStream
 from proxy.health import TRIAL_S, Health
 from proxy.reliability.settings import BreakerConfig
+from proxy.upstream.errors import ConnectionLost
 
 RULES = BreakerConfig()
 
@@ -79,6 +82,17 @@ def test_what_the_client_did_wrong_says_that_the_backend_lives(health: Health) -
     health.status(health.begin(), 1000.0, 400)
     fail(health)
     assert health.state == "closed"
+
+
+def test_the_branches_of_one_request_are_one_failure_in_a_row() -> None:
+    """Else one request with many branches would take a backend out."""
+    one, blamed = backend(), set[str]()
+    one.health.rules = RULES
+    for index in range(16):
+        branch = BranchStream(index, one, lambda: 0.0, lambda branch: None)
+        branch.blamed = blamed
+        branch.on_error(ConnectionLost("the backend closed the connection"))
+    assert (one.health.state, one.health.failures, one.health.answers.of_kind) == ("closed", 1, 16)
 
 
 def test_half_open_lets_one_through_and_closes_with_its_answer(health: Health, clock: Clock) -> None:
