@@ -109,6 +109,7 @@ async def _ready(request: Request) -> Response:
     backends = {
         backend.name: {
             "serving": backend.health.serving,
+            "state": backend.health.state,
             "problem": backend.health.problem,
             "capabilities": dict(backend.capabilities.able) if backend.capabilities is not None else None,
         }

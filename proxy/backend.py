@@ -14,9 +14,11 @@ from proxy.config import BackendConfig, backend_api_key
 from proxy.correction import Correction
 from proxy.engine_flags import by_priority
 from proxy.gpu_time import GpuTime
+from proxy.health import Health
 from proxy.line import Line
 from proxy.load_metrics import EngineLoad
 from proxy.prices import Pricing
+from proxy.reliability.settings import BreakerConfig
 from proxy.spending import Spending
 from proxy.unseen_tokens import Pace
 from proxy.upstream.pool import Limits, Origin, Pool
@@ -24,17 +26,6 @@ from proxy.upstream.request import RequestHead
 from strategies.base import Need
 
 OTHERS_GAIN = 0.3  # with g, up to 2/g replicas settle; a lasting change is seen by two thirds after three looks
-
-
-@dataclass(slots=True)
-class Health:
-    """`serving` starts true: a backend is used until a probe or a request says otherwise. `late`: how many looks in a
-    row had no answer in time."""
-
-    serving: bool = True
-    problem: str | None = None
-    checked: bool = False
-    late: int = 0
 
 
 @dataclass(slots=True)
@@ -123,9 +114,14 @@ class Backend:
 
 
 def open_backend(
-    config: BackendConfig, model: str, profile: Profile | None, clock: Callable[[], float], limits: Limits | None = None
+    config: BackendConfig,
+    model: str,
+    profile: Profile | None,
+    clock: Callable[[], float],
+    limits: Limits | None = None,
+    breaker: BreakerConfig | None = None,
 ) -> Backend:
-    """Raises ConfigError where the backend's key variable is not set."""
+    """`breaker` None: only probes take it out. Raises ConfigError where the backend's key variable is not set."""
     return Backend(
         config=config,
         model=model,
@@ -133,6 +129,7 @@ def open_backend(
         profile=profile or wide_prior(config.name),
         gpu_time=GpuTime(config.gpus, clock),
         heads={},
+        health=Health(config.name, breaker, clock),
         line=Line() if by_priority(config) else None,
         api_key=backend_api_key(config),
     )

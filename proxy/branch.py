@@ -14,6 +14,7 @@ import msgspec
 
 from proxy.backend import Backend
 from proxy.confidence import Confidence
+from proxy.reliability.retrying import RETRIED_STATUS, Failure, failure_of, failure_of_status, tell
 from proxy.sse import DONE, EventSplitter, EventTooLarge
 from proxy.unseen_tokens import FEW, since_last_chunk
 from proxy.upstream.connection import Exchange, Headers
@@ -22,6 +23,7 @@ from strategies.base import WHOLE, Generation
 
 BranchState = Literal["running", "completed", "truncated", "cancelled", "failed"]
 MAX_ERROR_BODY = 256 * 1024
+MAX_BRANCH_BYTES = 256 * 1024 * 1024  # of its stream, which is kept until the request ends
 
 
 class _Delta(msgspec.Struct):
@@ -74,6 +76,9 @@ class BranchStream:
     gpu_seconds = 0.0
     error: UpstreamError | None = None
     refusal: tuple[int, bytes] | None = None
+    refused_for_s: float | None = None  # its Retry-After
+    attempt: Literal["retry", "replacement"] | None = None
+    blamed: set[str] | None = None  # the backends that branches of the same run have failed on
     score: float | None = None
     answer: str | None = None
     exchange: Exchange | None = None
@@ -88,6 +93,7 @@ class BranchStream:
     _every_tokens = 0
     _on_progress: Callable[[BranchStream], None] | None = None
     _status = 0
+    _received = 0
     _body = b""
     _done_seen = False
     _reasoning: list[str] | None = None
@@ -113,6 +119,7 @@ class BranchStream:
         self._content: list[str] = []
         self.started_at = clock()
         self.mark = backend.gpu_time.enter()
+        self._health_mark = backend.health.begin()
         if due_s is not None and backend.line is not None:
             backend.line.join(due_s)
             self._waits_until = due_s
@@ -137,6 +144,16 @@ class BranchStream:
         return self.generation.continues
 
     @property
+    def failure(self) -> Failure | None:
+        """Why it may be made again; None where it did not fail, or every backend would refuse it."""
+        if self.error is not None:
+            return failure_of(self.error)
+        if self.refusal is None or (self.refusal[0] < 500 and self.refusal[0] not in RETRIED_STATUS):
+            return None
+        answered = f"it answered {self.refusal[0]}"
+        return Failure("status", answered, answered, str(self.refusal[0]), self.refusal[0], self.refused_for_s)
+
+    @property
     def watched(self) -> bool:
         """Somebody looks at it while it runs, not only at its end."""
         return self._on_progress is not None or self._on_event is not None
@@ -156,12 +173,18 @@ class BranchStream:
 
     def on_head(self, status: int, headers: Headers) -> None:
         self._status = status
+        if status in RETRIED_STATUS:
+            self.refused_for_s = failure_of_status(status, headers).retry_after_s
 
     def on_body(self, data: bytes) -> None:
         if self._done:
             return
         if self._status != 200:
             self._body = (self._body + data)[:MAX_ERROR_BODY]
+            return
+        self._received += len(data)
+        if self._received > MAX_BRANCH_BYTES:
+            self._fail(BadResponse(f"the stream is over {MAX_BRANCH_BYTES} bytes"))
             return
         try:
             for payload in self._splitter.feed(data):
@@ -224,6 +247,8 @@ class BranchStream:
             if self.first_token_at is None:
                 self.first_token_at, self._first_tokens = self._last_token_at, self.completion_tokens
                 self._seated()
+                if self.backend.health.state == "half-open":
+                    self.backend.health.alive(self._health_mark)
         if choice.finish_reason is not None:
             self.finish_reason = choice.finish_reason
         self.events.append(payload)
@@ -273,12 +298,32 @@ class BranchStream:
     def _over(self, state: BranchState) -> None:
         self._done = True
         self.state = state
-        self.ended_at = self._clock()
+        self.ended_at = now = self._clock()
         self.gpu_seconds = self.backend.gpu_time.leave(self.mark)
         self._seated()
+        self._tell_health(now)
         if self.first_token_at is not None:
-            self._count_unseen(self.first_token_at, self.ended_at)
+            self._count_unseen(self.first_token_at, now)
         on_over, self._on_over = self._on_over, None  # they know us: leave no cycle behind
         self._on_event = self._on_progress = None
         if on_over is not None:
             on_over(self)
+
+    def _tell_health(self, now: float) -> None:
+        health, mark = self.backend.health, self._health_mark
+        if self.refusal is not None:
+            health.status(mark, now, self.refusal[0], in_a_row=self._first_to_fail())
+        elif self.error is not None:
+            tell(self.backend, mark, now, self.error, in_a_row=self._first_to_fail())
+        elif self.state != "cancelled":
+            health.answered(mark, now)
+        elif health.state == "half-open":
+            health.released(mark)
+
+    def _first_to_fail(self) -> bool:
+        """One request with many branches is one failure in a row, not as many as would take the backend out."""
+        if self.blamed is None:
+            return True
+        first = self.backend.name not in self.blamed
+        self.blamed.add(self.backend.name)
+        return first

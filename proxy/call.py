@@ -29,6 +29,7 @@ class Peek(msgspec.Struct):
     slo: Any = None
     tts: Any = None
     optillm_approach: str | None = None
+    service_tier: Any = None
     response_format: dict[str, Any] | None = None
     logprobs: bool | int | None = None
     top_logprobs: int | None = None

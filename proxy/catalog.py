@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import ceil, inf, log2
@@ -39,6 +39,7 @@ Clock = Callable[[], float]
 BUCKETS_PER_DOUBLING = 4
 MAX_TABULATED_LOAD = 512
 MAX_CUSTOM_TABLES = 512
+MAX_ALLOWED = 4096
 MODEL_NEEDS = frozenset({*SCORER_NEEDS.values(), Need.JUDGE, Need.LARGER_MODEL})
 
 
@@ -198,6 +199,8 @@ class Served:
         lacking |= MODEL_NEEDS - self.met
         key = (self.table(task).task, _bucket(max_tokens), greedy, single_only, at_least, lacking)
         if key not in self._allowed:
+            if len(self._allowed) >= MAX_ALLOWED:  # clients may ask for any combination
+                self._allowed.clear()
             self._allowed[key] = np.array(
                 [
                     setting.greedy == greedy
@@ -220,9 +223,11 @@ class Served:
         }
         return np.array([meet[need] for need in needs]).T
 
-    def fastest(self) -> Backend | None:
-        """The backend on which one branch is predicted to be over first, of those that serve."""
-        serving = [b for b in self.backends if b.health.serving and b.unfit(greedy=False) is None]
+    def fastest(self, avoid: Container[str] = ()) -> Backend | None:
+        """The backend on which one branch is predicted to be over first, of those that serve; `avoid`: names."""
+        serving = [
+            b for b in self.backends if b.health.serving and b.unfit(greedy=False) is None and b.name not in avoid
+        ]
         return min(serving, key=self.single_latency_s, default=None)
 
     def latency(self, task: str | None, max_tokens: int | None) -> LatencyTable:
@@ -336,13 +341,16 @@ def build(config: Config, registry: Registry, clock: Clock) -> Catalog:
     """Raises ConfigError, naming the file that is at fault."""
     assumed, rates, files = _prior_settings(registry), rate_model(registry), ModelFiles()
     served = {
-        model.name: _serve(model, config.slo.percentile, registry, clock, files, assumed, rates)
+        model.name: _serve(model, config, registry, clock, files, assumed, rates)
         for model in config.models
         if model.backends
     }
     choices = {model.name: tuple(served[name] for name in (model.any_of or [model.name])) for model in config.models}
     backends = tuple(backend for model in served.values() for backend in model.backends)
-    pooled = {one.name: open_backend(one.as_backend, one.model or one.name, None, clock) for one in config.pooled()}
+    pooled = {
+        one.name: open_backend(one.as_backend, one.model or one.name, None, clock, breaker=config.reliability.breaker)
+        for one in config.pooled()
+    }
     for model in served.values():
         _introduce(model, served, pooled)
     return Catalog(served, choices, backends, tuple(pooled.values()))
@@ -360,14 +368,17 @@ def _introduce(model: Served, served: Mapping[str, Served], pooled: Mapping[str,
 
 def _serve(
     model: ModelConfig,
-    percentile: float,
+    config: Config,
     registry: Registry,
     clock: Clock,
     files: ModelFiles,
     assumed: tuple[Setting, ...],
     rates: RateModel,
 ) -> Served:
-    backends = [open_backend(backend, model.name, files.profile(backend), clock) for backend in model.backends]
+    breaker = config.reliability.breaker
+    backends = [
+        open_backend(backend, model.name, files.profile(backend), clock, breaker=breaker) for backend in model.backends
+    ]
     for backend in backends:
         backend.disagrees = _disagrees(backend.config)
     tables: dict[str | None, TaskTable] = {None: _prior_table(None, model.answers, assumed)}
@@ -375,7 +386,7 @@ def _serve(
         tables[task] = _measured_table(path, registry)
     if model.task is not None and model.task not in tables:
         tables[model.task] = _prior_table(model.task, model.answers, assumed)
-    served = Served(model, backends, tables, model.task, files.counter(model.tokenizer), percentile)
+    served = Served(model, backends, tables, model.task, files.counter(model.tokenizer), config.slo.percentile)
     for name, table in tables.items():
         if table.prior:
             served.watches[name] = PriorWatch(rates, partial(served.believe, name))

@@ -30,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 
+from proxy.reliability.settings import AdmissionConfig, ReliabilityConfig
 from proxy.upstream.pool import Origin
 
 ENV_PREFIX = "PARETOPROXY_"
@@ -278,6 +279,8 @@ class Config(_Section):
     slo: SloConfig = SloConfig()
     traces: TracesConfig = TracesConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    reliability: ReliabilityConfig = ReliabilityConfig()
+    admission: AdmissionConfig = AdmissionConfig()
     models: list[ModelConfig] = Field(min_length=1)
 
     @model_validator(mode="after")

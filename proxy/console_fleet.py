@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -148,7 +149,7 @@ class FleetReader:
             use=use,
             tensor_parallel_size=config.tensor_parallel_size,
             gpus=config.gpus,
-            gpu_hour_usd=config.gpu_hour_usd,
+            gpu_hour_usd=backend.pricing.at(time.time()).gpu_hour_usd,
             speculative=_speculative(config.speculative),
             checked=health.checked,
             serving=health.serving,

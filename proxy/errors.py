@@ -11,6 +11,7 @@ ProxyError
 ├── BodyTooLarge (413)
 ├── UpstreamFailed (502)
 ├── Unavailable (503)
+│   ├── Overloaded (503, before anything was spent)
 │   └── SloInfeasible (503, before anything was spent)
 ├── DeadlineExceeded (504)
 └── UpstreamRefused (the backend's own status and body, relayed)
@@ -134,6 +135,13 @@ class Unavailable(ProxyError):
 class SloInfeasible(Unavailable):
     def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
         super().__init__(message, code="slo_infeasible", retry_after_s=retry_after_s)
+
+
+class Overloaded(Unavailable):
+    """The proxy has as much to do as it may take on."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message, code="overloaded", retry_after_s=retry_after_s)
 
 
 class UpstreamFailed(ProxyError):

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast
 
 from proxy.backend import Backend
 from proxy.branch import BranchStream
@@ -33,6 +33,18 @@ class Requests(Protocol):
     def __call__(self, generation: Generation, index: int, every_tokens: int = 0) -> tuple[Backend, bytes]:
         """`index`: of the branch; `every_tokens`: how often its progress is wanted, 0 for never. Raises ProxyError
         where nobody can serve it."""
+        ...
+
+
+class Replacing(Protocol):
+    """Another branch for one that failed and without which its fan-out gives nothing."""
+
+    def delay_s(self, failed: BranchStream, attempts: int) -> float | None:
+        """Seconds until it may start; None: there is none."""
+        ...
+
+    def request(self, failed: BranchStream, index: int, every_tokens: int) -> tuple[Backend, bytes]:
+        """As `Requests`, elsewhere if it can be. Raises ProxyError."""
         ...
 
 
@@ -67,6 +79,7 @@ class Run:
         on_event: Callable[[bytes], None] | None = None,
         on_answer: Callable[[Answer | None], None] | None = None,
         interval: Callable[[int], int] = lambda every_tokens: 1,
+        replacing: Replacing | None = None,
     ) -> None:
         self.backend = backend
         self.branches: list[BranchStream] = []
@@ -74,8 +87,11 @@ class Run:
         self.waves = 0
         self.first_row = 0  # of its branches in the trace: earlier plans may have left theirs
         self.notes: list[str] = []
+        self.blamed: set[str] = set()
         self.fault: InvalidRequest | None = None  # a generation that the client's own request does not allow
         self.scoring = scoring
+        self.replacing = replacing
+        self.attempt: Literal["retry"] | None = None  # of its branches: an earlier plan of the request failed
         self._requests = requests
         self._grouper = grouper
         self._decide_by = decide_by
@@ -220,6 +236,9 @@ class FanOut(Generic[E]):
         self._mine: dict[int, tuple[int, BranchStream]] = {}  # by index: the place among the generations
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._again: asyncio.TimerHandle | None = None  # the start of a replacement
+        self._replaced = 0
+        self._finished = False  # a branch of it has
         self._ended = False
 
     async def __aenter__(self) -> Self:
@@ -244,7 +263,9 @@ class FanOut(Generic[E]):
             self._start(place, generation, backend, request)
         return self
 
-    def _start(self, place: int, generation: Generation, backend: Backend, request: bytes) -> None:
+    def _start(
+        self, place: int, generation: Generation, backend: Backend, request: bytes, *, replacement: bool = False
+    ) -> None:
         run = self._run
         # Only what the client asked for itself may be sent to it before the strategy has decided.
         on_event = run._on_event if generation is WHOLE and not run.branches else None
@@ -252,6 +273,8 @@ class FanOut(Generic[E]):
         branch = BranchStream(len(run.branches), backend, run._clock, self._branch_over, on_event, due_s)
         branch.wave, branch.generation = run.waves, generation
         branch.interval = run._interval(self._every_tokens)
+        branch.blamed = run.blamed
+        branch.attempt = "replacement" if replacement else run.attempt
         if generation.confidence:
             branch.confidence = Confidence(run._top_logprobs)
         if self._every_tokens:
@@ -267,6 +290,9 @@ class FanOut(Generic[E]):
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         for _, branch in self._mine.values():
             branch.cancel()
         self._run._open.discard(self)
@@ -316,10 +342,40 @@ class FanOut(Generic[E]):
         self._wake()
 
     def _branch_over(self, stream: BranchStream) -> None:
-        self._pending -= 1
         self._progressed.pop(stream.index, None)
         if stream.state in FINISHED:
+            self._finished = True
             self._arrived.append(stream)
+        elif stream.state == "failed" and (delay_s := self._until_replaced(stream)) is not None:
+            self._again = self._run._loop.call_later(delay_s, self._replace, stream)
+            return
+        self._pending -= 1
+        self._wake()
+
+    def _until_replaced(self, failed: BranchStream) -> float | None:
+        """None where it is not replaced. Branches are many so that some may fail: only where all of a fan-out did has
+        its strategy nothing to go on with. Not in the first: nothing is lost when that is planned again."""
+        run = self._run
+        if run.replacing is None or self._ended or run._client_gone or self._pending > 1 or self._finished:
+            return None
+        if run.waves == 1 and failed.generation.model == "own":
+            return None
+        return run.replacing.delay_s(failed, self._replaced + 1)
+
+    def _replace(self, failed: BranchStream) -> None:
+        self._again = None
+        self._pending -= 1
+        run = self._run
+        if not self._ended and not run._client_gone and run.replacing is not None:
+            try:
+                backend, request = run.replacing.request(failed, len(run.branches), self._every_tokens)
+            except ProxyError as error:
+                run.notes.append(error.message)
+            else:
+                self._replaced += 1
+                place = self._mine[failed.index][0]
+                self._start(place, failed.generation, backend, request, replacement=True)
+                return
         self._wake()
 
     def _branch_progressed(self, stream: BranchStream) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from proxy import upstream_body
@@ -55,10 +55,16 @@ class Requests:
 
     def __call__(self, generation: Generation, index: int, every_tokens: int = 0) -> tuple[Backend, bytes]:
         """Raises Unavailable where the judge or the larger model has no backend that serves; InvalidRequest."""
+        return self.elsewhere(generation, index, every_tokens, ())
+
+    def elsewhere(
+        self, generation: Generation, index: int, every_tokens: int, avoid: Container[str]
+    ) -> tuple[Backend, bytes]:
+        """The same, on none of the backends of these names where another serves."""
         interval = self._interval(every_tokens)
-        if generation is WHOLE:
+        if generation is WHOLE and not avoid:
             return self.plan.backend, self._whole(index, interval)
-        backend = self._backend(generation)
+        backend = self._backend(generation, avoid)
         body = upstream_body.branch(self.call, backend.model, live=self.live, generation=generation, interval=interval)
         seed, priority = self.call.peek.seed, self._priority(backend, index)
         own_seed = None if seed is None or generation.prompt is not None else seed + index
@@ -98,11 +104,20 @@ class Requests:
     def _context(self, index: int) -> bytes:
         return self.lines + self.trace.context_lines(BRANCHES + self.first_row + index)
 
-    def _backend(self, generation: Generation) -> Backend:
-        if generation.model == "own":
+    def others(self, generation: Generation, avoid: Container[str]) -> bool:
+        """Whether another backend than these serves it."""
+        served = self._served(generation)
+        return served is not None and served.fastest(avoid) is not None
+
+    def _served(self, generation: Generation) -> Served | None:
+        models = {"own": self.plan.served, "judge": self.plan.served.judge, "larger": self.plan.served.larger}
+        return models[generation.model]
+
+    def _backend(self, generation: Generation, avoid: Container[str] = ()) -> Backend:
+        if generation.model == "own" and not avoid:
             return self.plan.backend
-        served = self.plan.served.judge if generation.model == "judge" else self.plan.served.larger
-        backend = self.fastest(served) if served is not None else None
+        served = self._served(generation)
+        backend = (served.fastest(avoid) or self.fastest(served)) if served is not None else None
         if backend is None:
             raise Unavailable(f"No backend of the {generation.model} model serves now.")
         return backend

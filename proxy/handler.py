@@ -15,13 +15,17 @@ from proxy.controls import Controls
 from proxy.current import current_trace
 from proxy.errors import (
     ClientGone,
+    DeadlineExceeded,
     InvalidControl,
     MethodNotAllowed,
+    Overloaded,
     ProxyError,
+    SloInfeasible,
     UpstreamFailed,
 )
 from proxy.passing import pass_through
 from proxy.relay import CutShort
+from proxy.reliability.admission import Gate, announced_bytes
 from proxy.scale import Exchange, scale
 from proxy.server_protocol import EXTENSION, Client
 from proxy.service import Service
@@ -51,17 +55,25 @@ class Handler:
         current_trace.set(trace.id)
         client: Client = scope["extensions"][EXTENSION]
         exchange: Exchange | None = None
+        admission, held = self._service.reliability.admission, 0
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(scope["method"], scope["path"], "POST")
             authorize(self._service.api_keys, headers)
-            limit = self._service.config.server.max_body_bytes
-            body = await read_body(headers, client.receive, limit, is_here=client.body_is_here)
+            limit, is_here = self._service.config.server.max_body_bytes, client.body_is_here
+            if not is_here:
+                held = admission.hold(announced_bytes(headers, limit))
+            body = await read_body(headers, client.receive, limit, is_here=is_here)
+            admission.let_go(held)
+            held = 0
+            held = admission.hold(len(body))
+            self._service.reliability.retries.budget.deposit(arrived_at)
             call = parse(scope["path"], headers, body, self._service.config.slo.defaults)
             exchange = Exchange(call, client, arrived_at, trace)
             await self._dispatch(exchange)
         except ProxyError as error:
-            trace.outcome = "refused" if error.http_status < 500 or error.code == "slo_infeasible" else "failed"
+            refused = error.http_status < 500 or isinstance(error, SloInfeasible | Overloaded)
+            trace.outcome = "refused" if refused else "failed"
             trace.error, trace.error_code, trace.status = error.safe, error.code or error.type, error.http_status
             await send_error(client, error, [(b"x-request-id", request_id.encode())])
         except ClientGone:
@@ -77,6 +89,7 @@ class Handler:
                 internal = UpstreamFailed("The proxy failed to handle the request; its log says why.")
                 await send_error(client, internal, [(b"x-request-id", request_id.encode())])
         finally:
+            admission.let_go(held)
             trace.latency_ms = round((self._service.clock() - arrived_at) * 1e3, 3)
             self._service.record(trace, exchange.finish if exchange is not None else None)
             client.end()
@@ -86,13 +99,31 @@ class Handler:
         trace.model, trace.stream = call.model, call.stream
         exchange.call, models = named(call, self._service.catalog)
         call, trace.model = exchange.call, exchange.call.model
-        if not _scaled(call.controls):
-            await pass_through(self._service, exchange, models)
-            return
-        if call.path not in SCALED_PATHS:
+        scaled = _scaled(call.controls)
+        if scaled and call.path not in SCALED_PATHS:
             raise InvalidControl("x-slo-* / x-tts-*", f"controls are not supported on {call.path}")
-        trace.slo, trace.controls = _shown(call)
-        await scale(self._service, exchange, models)
+        if scaled:
+            trace.slo, trace.controls = _shown(call)
+        gate = self._service.reliability.admission.gate(call.model)
+        if not gate.enter():
+            await self._queue(gate, exchange)
+        try:
+            if scaled:
+                await scale(self._service, exchange, models)
+            else:
+                await pass_through(self._service, exchange, models)
+        finally:
+            gate.leave()
+
+    async def _queue(self, gate: Gate, exchange: Exchange) -> None:
+        call, trace = exchange.call, exchange.trace
+        try:
+            waited_s = await gate.wait(call, exchange.client, exchange.arrived_at)
+        except (Overloaded, DeadlineExceeded):
+            if call.controls.slo.demanding:
+                trace.slo_status = "missed"
+            raise
+        trace.queued_ms = round(waited_s * 1e3, 3)
 
 
 class _BreakConnection(Exception):

@@ -17,6 +17,7 @@ from proxy.config import Config, ConfigError, client_api_keys
 from proxy.metrics import Metrics
 from proxy.planner import Chooser, choose
 from proxy.probe import Prober
+from proxy.reliability.service import Reliability
 from proxy.service import Service
 from proxy.trace import Trace
 from proxy.trace_store import Finish, TraceStore
@@ -273,7 +274,8 @@ async def in_process_service(
         origin = backend.pool.origin
         backend.pool = InProcessPool(origin, fleet[backend.name], few_chunks=few_chunks)
     traces = _Traces(on_trace)
-    prober = Prober(catalog.backends)
+    prober, rng = Prober(catalog.backends), Random(seed)
+    reliability = Reliability(config, catalog, Random(seed), loop.time)
     service = Service(
         config=config,
         registry=registry,
@@ -283,9 +285,11 @@ async def in_process_service(
         probers=(prober,),
         equivalence=_AsWritten(),
         api_keys=client_api_keys(config),
-        rng=Random(seed),
+        reliability=reliability,
+        rng=rng,
         clock=loop.time,
         choose=chooser,
     )
     await prober.start()
+    await reliability.start()
     return service

@@ -111,7 +111,9 @@ class _Live(Collector):
         self._traces = traces
 
     def collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("paretoproxy_backend_up", "1 if the last probe succeeded", labels=["backend"])
+        up = GaugeMetricFamily(
+            "paretoproxy_backend_up", "1 while it may get requests; see paretoproxy_backend_state", labels=["backend"]
+        )
         flight = GaugeMetricFamily("paretoproxy_backend_in_flight", "Our running branches", labels=["backend"])
         others = GaugeMetricFamily("paretoproxy_backend_others", "Branches of other clients", labels=["backend"])
         missing = GaugeMetricFamily(

@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from proxy.backend import Backend
+from proxy.reliability.retrying import Retries, fetch_again
 from proxy.upstream.errors import UpstreamError
-from proxy.upstream.fetch import fetch
 from strategies.base import NoScore
 
 TIMEOUT_S = 60.0
@@ -82,10 +82,11 @@ class _Answer(msgspec.Struct):
 class PooledModel:
     """One such model, for one request; `calls` is what it was asked. All methods raise NoScore."""
 
-    def __init__(self, backend: Backend, clock: Callable[[], float]) -> None:
+    def __init__(self, backend: Backend, clock: Callable[[], float], retries: Retries | None = None) -> None:
         self.backend = backend
         self.calls: list[PooledCall] = []
         self._clock = clock
+        self._retries = retries
 
     async def tokens(self, messages: Sequence[dict[str, Any]], *, whole: bool) -> _Tokens:
         """Of a chat whose last message is the answer: `whole` with the template's end of turn, else as far as it is."""
@@ -142,7 +143,7 @@ class PooledModel:
     async def _post(self, path: str, body: dict[str, Any]) -> bytes:
         request = self.backend.head(path).with_body(msgspec.json.encode({"model": self.backend.model, **body}))
         try:
-            status, answer = await fetch(self.backend.pool, request, TIMEOUT_S)
+            status, answer = await fetch_again(self.backend, request, TIMEOUT_S, self._retries)
         except UpstreamError as error:
             raise NoScore(f"{self.backend.name}: {path}: {error.safe}") from error
         except TimeoutError as error:

@@ -88,14 +88,9 @@ async def probe(backend: Backend, timeout_s: float = PROBE_TIMEOUT_S, late_looks
 
 
 def _note_health(backend: Backend, problem: str | None) -> None:
-    before = backend.health
-    if problem is not None and (before.serving or not before.checked):
-        log.warning("backend %s does not serve: %s", backend.name, problem)
-    elif problem is None and not before.serving:
-        log.warning("backend %s serves again", backend.name)
     if problem is not None:
         backend.capabilities = None  # what comes back may have been started otherwise
-    before.serving, before.problem, before.checked = problem is None, problem, True
+    backend.health.probed(problem)
 
 
 async def _read_load(backend: Backend, timeout_s: float) -> None:

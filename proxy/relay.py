@@ -1,11 +1,10 @@
-"""Pass-through: a backend's answer relayed byte for byte, streamed or not, retried elsewhere while no byte was sent."""
+"""Pass-through: a backend's answer relayed byte for byte, streamed or not."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from proxy.backend import Backend
 from proxy.errors import ClientGone
 from proxy.server_protocol import Client
 from proxy.upstream.connection import Exchange, Headers
@@ -15,14 +14,13 @@ from proxy.upstream.request import returned_headers
 PAUSE_AT_BYTES = 256 * 1024
 KEEP_FOR_USAGE_BYTES = 64 * 1024
 KEEP_OF_STREAM_BYTES = 2 * 1024  # the last event or two; more would be copied with every chunk
-RETRIED_STATUS = frozenset({502, 503, 504})
 
 
 class RelaySink:
     """Holds what has arrived and was not yet taken; pauses the backend when the client is slow.
 
-    `tail`: the last bytes of the body, where the usage stands; `events`: how many SSE events went by; `first_at`: when
-    the client was given the first of it, on the proxy's clock.
+    `late`: to be set back by who waits. `tail`: the last bytes of the body, where the usage stands; `events`: how many
+    SSE events went by; `first_at`: when the client was given the first of it, on the proxy's clock.
     """
 
     # Class-level defaults: one of these is made per request, and most never change most of them.
@@ -35,6 +33,7 @@ class RelaySink:
     events = 0
     gone = False
     first_at: float | None = None
+    late = False
     _held = 0
     _paused = False
     _waiter: asyncio.Future[None] | None = None
@@ -70,10 +69,20 @@ class RelaySink:
         self._wake()
 
     async def wait(self) -> None:
-        """Until a head, bytes, the end, an error, or the client's leaving."""
-        while not (self._chunks or self.ended or self.error or self.gone):
+        """Until bytes, the end, an error, the client's leaving, or that it is late (`late`, for `tell_late`)."""
+        while not (self._chunks or self.ended or self.error or self.gone or self.late):
             self._waiter = self._loop.create_future()
             await self._waiter
+
+    @property
+    def begun(self) -> bool:
+        """Something of the answer is here."""
+        return bool(self._chunks) or self.ended
+
+    def tell_late(self) -> None:
+        """End the wait for the first byte, though none has come."""
+        self.late = True
+        self._wake()
 
     def take(self) -> bytes:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -97,15 +106,6 @@ class RelaySink:
             self._waiter.set_result(None)
 
 
-class NothingSent(Exception):
-    """The backend failed before the client got a byte: another may be tried. `kind`: the error's class, or the
-    status."""
-
-    def __init__(self, cause: str, kind: str) -> None:
-        super().__init__(cause)
-        self.kind = kind
-
-
 class CutShort(Exception):
     """The backend failed after the client got bytes: the connection must be broken so that the client knows."""
 
@@ -114,49 +114,20 @@ class CutShort(Exception):
         self.kind = kind
 
 
-async def relay(
-    backend: Backend,
-    request: bytes,
-    client: Client,
-    extra: Headers,
-    sink: RelaySink,
-    *,
-    may_retry: bool,
-    clock: Callable[[], float],
-) -> None:
-    """Send `request` to `backend` and its answer, through `sink`, to the client. Raises NothingSent, CutShort,
-    ClientGone."""
-    sink.exchange = backend.pool.send(request, sink)
-    try:
-        with client.watch(sink.client_gone):
-            await _pump(sink, client, extra, may_retry, clock)
-    finally:
-        sink.exchange.cancel()
-
-
-async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool, clock: Callable[[], float]) -> None:
-    started = False
+async def relay(sink: RelaySink, client: Client, extra: Headers, clock: Callable[[], float]) -> None:
+    """What `sink` holds and what comes after it, to the client. Raises CutShort, ClientGone."""
+    whole = sink.ended
+    ours = {name for name, _ in extra}
+    if whole:
+        ours.add(b"content-length")
+    headers = [line for line in returned_headers(sink.headers) if line[0] not in ours]
+    headers += extra
+    if whole:
+        sink.first_at = clock()
+        await client.send_whole(sink.status, headers, sink.take())
+        return
+    await client.send({"type": "http.response.start", "status": sink.status, "headers": headers})
     while True:
-        await sink.wait()
-        if sink.gone:
-            raise ClientGone
-        if not started and (sink.error is not None or (may_retry and sink.status in RETRIED_STATUS)):
-            if sink.error is None:
-                raise NothingSent(f"it answered {sink.status}", str(sink.status))
-            raise NothingSent(sink.error.safe, type(sink.error).__name__)
-        if not started:
-            started = True
-            whole = sink.ended
-            ours = {name for name, _ in extra}
-            if whole:
-                ours.add(b"content-length")
-            headers = [line for line in returned_headers(sink.headers) if line[0] not in ours]
-            headers += extra
-            if whole:
-                sink.first_at = clock()
-                await client.send_whole(sink.status, headers, sink.take())
-                return
-            await client.send({"type": "http.response.start", "status": sink.status, "headers": headers})
         data, ended = sink.take(), sink.ended
         if sink.first_at is None and data:
             sink.first_at = clock()
@@ -166,3 +137,6 @@ async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool
             return
         if sink.error is not None:
             raise CutShort(sink.error.safe, type(sink.error).__name__)
+        await sink.wait()
+        if sink.gone:
+            raise ClientGone

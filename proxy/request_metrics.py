@@ -30,7 +30,6 @@ class RequestMetrics:
     def __init__(self) -> None:
         self._slo: Counts = {}
         self._errors: Counts = {}
-        self._retries: Counts = {}
         self._tokens: Counts = {}
         self._prompt_tokens: Counts = {}
         self._gpu_seconds: Counts = {}
@@ -67,10 +66,6 @@ class RequestMetrics:
         for plan in (*trace.earlier_plans, *((trace.plan,) if trace.plan is not None else ())):
             if plan.took_ms is not None:
                 self._decision.observe((model,), plan.took_ms / 1e3)
-        if trace.earlier_plans:
-            _add(self._retries, (model, "plan"), len(trace.earlier_plans))
-        if trace.plan is not None and trace.plan.note == "pass-through" and len(trace.branches) > 1:
-            _add(self._retries, (model, "pass-through"), len(trace.branches) - 1)
         self._count_cost(trace, model)
         for branch in trace.branches:
             self._count_branch(branch, operation(trace.path, branch))
@@ -104,7 +99,6 @@ class RequestMetrics:
             "paretoproxy_slo_requests", "Requests with a demand of a kind", ["model", "kind", "status"], self._slo
         )
         yield _family("paretoproxy_errors", "Requests that got an error", ["outcome", "code"], self._errors)
-        yield _family("paretoproxy_retries", "Further attempts and further plans", ["model", "kind"], self._retries)
         yield _family("paretoproxy_completion_tokens", "Generated, losers included", ["backend"], self._tokens)
         yield _family("paretoproxy_prompt_tokens", "Of prompts, per branch", ["backend"], self._prompt_tokens)
         ledger = ["model", "ledger"]

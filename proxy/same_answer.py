@@ -10,8 +10,8 @@ import msgspec
 
 from proxy.catalog import Served
 from proxy.pooled import metered
+from proxy.reliability.retrying import fetch_again
 from proxy.scoring import Scoring
-from proxy.upstream.fetch import fetch
 from strategies.answers import Equivalence, Undecided
 from strategies.answers.text import MOST_CHARS
 
@@ -98,7 +98,7 @@ class _ByJudge:
         request = backend.head("/v1/chat/completions").with_body(msgspec.json.encode(body))
         with metered(backend, self._clock, self._scoring.judged) as call:
             call.role = "judge"
-            status, answer = await fetch(backend.pool, request, JUDGE_TIMEOUT_S)
+            status, answer = await fetch_again(backend, request, JUDGE_TIMEOUT_S, self._scoring.retries)
             if status != 200:
                 raise Undecided(f"the judge answered {status}")
             said = msgspec.json.decode(answer, type=_Said)

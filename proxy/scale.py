@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from proxy import reply
 from proxy.asgi import JSON, unless_gone
@@ -30,6 +32,8 @@ from proxy.line import Dues
 from proxy.planner import Ask, Decision, NoCandidate
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
 from proxy.quality_watch import Voted
+from proxy.reliability.retrying import Failure
+from proxy.replacing import Replacements
 from proxy.same_answer import Within, text_equivalence
 from proxy.scale_stream import Events, StreamedReply, VoteSoFar
 from proxy.scale_trace import note_plan, note_run
@@ -103,11 +107,14 @@ async def _until_answered(
     service: Service, exchange: Exchange, models: Sequence[Served], asked: Question, streamed: StreamedReply | None
 ) -> Executed:
     """Plans until one gives an answer; a backend whose every branch failed is left out of the next plan."""
+    trace, attempts = exchange.trace, 0
     # Of its branches, the one in the middle.
-    ask = replace(asked.ask, due_s=exchange.arrived_at + _patience_s(asked.ask) / 2)
+    whole = replace(asked.ask, due_s=exchange.arrived_at + _patience_s(asked.ask) / 2)
+    ask = _in_the_time_left(service, exchange, whole) if trace.queued_ms else whole
     while True:
-        decision = _decide(service, ask, models, asked.note, exchange)
-        executed = await _execute(service, exchange, decision, asked, streamed)
+        attempts += 1
+        decision = _decide(service, ask, models, asked.note, exchange, first=attempts == 1)
+        executed = await _execute(service, exchange, decision, asked, streamed, again=attempts > 1)
         if executed.winners:
             return executed
         failed = executed.run.failed
@@ -126,23 +133,67 @@ async def _until_answered(
             raise UpstreamFailed(
                 f"The backend failed mid-answer: {said}", safe=f"The backend failed mid-answer: {safe}"
             )
-        ask = replace(ask, exclude=ask.exclude | {decision.plan.backend.name})
+        exclude = ask.exclude | {decision.plan.backend.name}
+        if failed:
+            elsewhere = any(b.health.serving and b.name not in exclude for served in models for b in served.backends)
+            if not elsewhere and not any(branch.first_token_at for branch in failed):
+                exclude = frozenset()  # nothing came of it, and nobody else is there: the same once more
+            await _before_the_next(service, exchange, executed, attempts, elsewhere=elsewhere)
+        ask = replace(_in_the_time_left(service, exchange, whole), exclude=exclude)
+
+
+def _in_the_time_left(service: Service, exchange: Exchange, ask: Ask) -> Ask:
+    """A plan that is made late has less time; a millisecond at least, for the nearest plan."""
+    slo = exchange.call.controls.slo
+    if slo.latency_ms is None:
+        return ask
+    left_ms = max(1.0, slo.latency_ms - (service.clock() - exchange.arrived_at) * 1e3)
+    return replace(ask, slo=replace(ask.slo, latency_ms=left_ms))
+
+
+async def _before_the_next(
+    service: Service, exchange: Exchange, executed: Executed, attempts: int, *, elsewhere: bool
+) -> None:
+    """Pause as retries do. Raises UpstreamFailed where there is to be no next attempt, ClientGone."""
+    failed = executed.run.failed[0]
+    answered = f"it answered {failed.refusal[0]}" if failed.refusal is not None else "it failed"
+    said, safe = (str(failed.error), failed.error.safe) if failed.error is not None else (answered, answered)
+    delay_s = service.reliability.retries.delay_s(
+        "plan",
+        failed.failure or Failure("status", said, safe),
+        failed.backend,
+        attempts=attempts,
+        elsewhere=elsewhere,
+        until=_decide_by(service, exchange),
+    )
+    if delay_s is None:
+        name = failed.backend.name
+        raise UpstreamFailed(f"The backend {name} failed: {said}.", safe=f"The backend {name} failed: {safe}.")
+    await unless_gone(exchange.client, asyncio.sleep(delay_s))
+
+
+def _decide_by(service: Service, exchange: Exchange) -> float | None:
+    latency_ms = exchange.call.controls.slo.latency_ms
+    return None if latency_ms is None else exchange.arrived_at + latency_ms / 1e3 - service.finish_time.reserve_s
 
 
 def _patience_s(ask: Ask) -> float:
     return PATIENCE_S if ask.slo.latency_ms is None else ask.slo.latency_ms / 1e3
 
 
-def _decide(service: Service, ask: Ask, models: Sequence[Served], note: str | None, exchange: Exchange) -> Decision:
+def _decide(
+    service: Service, ask: Ask, models: Sequence[Served], note: str | None, exchange: Exchange, *, first: bool = True
+) -> Decision:
+    """`first`: nothing was spent yet, so that a strict request may still be refused."""
     asked_at = service.clock()
     decision = service.choose(ask, models, service.rng)
     if isinstance(decision, NoCandidate):
         why = ", ".join(f"{count} {reason}" for reason, count in decision.dropped.items())
-        if ask.exclude:
+        if ask.exclude or not first:
             raise UpstreamFailed(f"Every backend that could serve the request failed ({why}).")
-        raise Unavailable(f"No backend can serve the request now ({why or 'no candidate'}).")
+        raise nobody_serves(models, f"No backend can serve the request now ({why or 'no candidate'}).")
     note_plan(exchange.trace, decision, note, asked_at - exchange.arrived_at, service.clock() - asked_at)
-    if ask.slo.strict and not decision.feasible:
+    if first and ask.slo.strict and not decision.feasible:
         best = decision.plan.predicted
         dropped = ", ".join(f"{count} dropped by {limit}" for limit, count in decision.dropped.items())
         raise SloInfeasible(
@@ -153,8 +204,20 @@ def _decide(service: Service, ask: Ask, models: Sequence[Served], note: str | No
     return decision
 
 
+def nobody_serves(models: Sequence[Served], message: str) -> Unavailable:
+    """With the time until the first of the backends that are out may be tried again, a second at least."""
+    waits = [backend.health.retry_after_s for served in models for backend in served.backends]
+    return Unavailable(message, retry_after_s=max(1, ceil(min(waits, default=0.0))))
+
+
 async def _execute(
-    service: Service, exchange: Exchange, decision: Decision, asked: Question, streamed: StreamedReply | None
+    service: Service,
+    exchange: Exchange,
+    decision: Decision,
+    asked: Question,
+    streamed: StreamedReply | None,
+    *,
+    again: bool = False,
 ) -> Executed:
     call, plan = exchange.call, decision.plan
     strategy = service.registry.build(plan.strategy, plan.params)
@@ -164,9 +227,7 @@ async def _execute(
     progress = streamed is not None and not live and call.chat and call.controls.progress
     events = Events(content=live) if live or progress else None
     told = VoteSoFar(events, plan.branches, exchange.trace.id, plan.backend.model) if events and progress else None
-    decide_by = None
-    if asked.ask.slo.latency_ms is not None:
-        decide_by = exchange.arrived_at + asked.ask.slo.latency_ms / 1e3 - service.finish_time.reserve_s
+    decide_by = _decide_by(service, exchange)
     dues = Dues(exchange.arrived_at, _patience_s(asked.ask), plan.branches)
     scoring = _scoring(service, call, plan.served)
     requests = Requests.of(
@@ -191,7 +252,9 @@ async def _execute(
         on_event=events.put if events is not None and live else None,
         on_answer=told.add if told is not None else None,
         interval=requests.interval,
+        replacing=Replacements(requests, service.reliability.retries, decide_by),
     )
+    run.attempt = "retry" if again else None
     if streamed is not None:
         await streamed.start(_headers(exchange, decision))
     try:
@@ -215,7 +278,8 @@ def _scoring(service: Service, call: Call, served: Served) -> Scoring | None:
     """None where there is nobody to ask: most models have no reward model."""
     if not served.scorers and served.embedding is None and served.config.compare_text is None:
         return None
-    return Scoring(served.scorers, served.embedding, call, service.clock, served.step_token)
+    retries = service.reliability.retries
+    return Scoring(served.scorers, served.embedding, call, service.clock, served.step_token, retries)
 
 
 def _grouper(

@@ -158,4 +158,5 @@ def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: 
         wave=branch.wave,
         role=_role(branch),
         error_type=kind,
+        attempt=branch.attempt,
     )

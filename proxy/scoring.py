@@ -10,6 +10,7 @@ import numpy as np
 from proxy.backend import Backend
 from proxy.call import Call
 from proxy.pooled import PooledCall, PooledModel, step_ends
+from proxy.reliability.retrying import Retries
 from strategies.base import SCORER_NEEDS, Need, NoScore, Scorer
 
 KINDS: dict[str, Scorer] = {"outcome": "reward", "process": "process-reward", "reranker": "reranker"}
@@ -25,10 +26,12 @@ class Scoring:
         call: Call,
         clock: Callable[[], float],
         step_mark: str | None = None,
+        retries: Retries | None = None,
     ) -> None:
         self.judged: list[PooledCall] = []  # what a judge was asked aside of branches
-        self._models = {name: PooledModel(backend, clock) for name, backend in models.items()}
-        self._embedding = PooledModel(embedding, clock) if embedding is not None else None
+        self._models = {name: PooledModel(backend, clock, retries) for name, backend in models.items()}
+        self._embedding = PooledModel(embedding, clock, retries) if embedding is not None else None
+        self.retries = retries
         self._call = call
         self._step_mark = step_mark
         self._prompt_tokens: int | None = None

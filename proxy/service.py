@@ -18,6 +18,8 @@ from proxy.config import Config, client_api_keys
 from proxy.metrics import Metrics
 from proxy.planner import Chooser, choose
 from proxy.probe import POOLED_LATE_LOOKS, Prober
+from proxy.reliability.collector import ReliabilityCollector
+from proxy.reliability.service import Reliability
 from proxy.telemetry import Telemetry
 from proxy.telemetry import check as check_telemetry
 from proxy.trace import Trace
@@ -60,6 +62,7 @@ class Service:
     probers: tuple[Prober, ...]
     equivalence: MathVerifyPool
     api_keys: frozenset[str] | None
+    reliability: Reliability
     finish_time: FinishTime = field(default_factory=FinishTime)
     rng: Random = field(default_factory=Random)
     clock: Callable[[], float] = time.monotonic
@@ -81,6 +84,10 @@ class Service:
             await prober.start()
         metrics = Metrics(catalog.backends, traces, catalog.served.values(), catalog.pooled)
         telemetry = Telemetry.start(config, catalog.by_name, metrics) if config.traces.otlp_endpoint else None
+        rng = Random()
+        reliability = Reliability(config, catalog, rng, time.monotonic)
+        await reliability.start()
+        metrics.add(ReliabilityCollector(reliability, [*catalog.backends, *catalog.pooled]))
         _spare_the_collector()
         return cls(
             config,
@@ -91,6 +98,8 @@ class Service:
             probers,
             MathVerifyPool(),
             api_keys,
+            reliability,
+            rng=rng,
             epoch_s=time.time() - time.monotonic(),
             telemetry=telemetry,
         )
@@ -128,6 +137,7 @@ class Service:
     async def aclose(self) -> None:
         for prober in self.probers:
             await prober.aclose()
+        await self.reliability.aclose()
         for backend in (*self.catalog.backends, *self.catalog.pooled):
             await backend.pool.aclose()
         await self.equivalence.aclose()

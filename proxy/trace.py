@@ -15,9 +15,10 @@ TraceOutcome = Literal["answered", "refused", "failed", "client_gone"]
 
 class BranchTrace(msgspec.Struct, omit_defaults=True):
     """Times in milliseconds since the request arrived. `wave`: which fan-out of its request it belongs to; `role`: what
-    it was for, where it is no answer (judge, aside, score). `error` quotes nothing that a backend said; `error_type`:
-    the error's class, or the backend's status. `estimated_tokens`: of `completion_tokens`, those that nobody counted:
-    generated after the last that was heard of, or by an answer that told no usage."""
+    it was for, where it is no answer (judge, aside, score). `attempt`: what it was started for after another one
+    (retry, hedge, replacement). `error` quotes nothing that a backend said; `error_type`: the error's class, or the
+    backend's status. `estimated_tokens`: of `completion_tokens`, those that nobody counted: generated after the last that was
+    heard of, or by an answer that told no usage."""
 
     index: int
     backend: str
@@ -38,6 +39,7 @@ class BranchTrace(msgspec.Struct, omit_defaults=True):
     wave: int = 1
     role: str | None = None
     error_type: str | None = None
+    attempt: str | None = None
 
 
 class PlanTrace(msgspec.Struct, omit_defaults=True):
@@ -85,6 +87,7 @@ class Trace(msgspec.Struct, omit_defaults=True):
     branches: list[BranchTrace] = []
     selection: dict[str, Any] = {}
     latency_ms: float = 0.0
+    queued_ms: float = 0.0
     ttft_ms: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -19,9 +19,9 @@ from typing import Any
 
 from proxy.trace import Trace
 from proxy.trace_store import queries
-from proxy.trace_store.costs import Costs, summed
+from proxy.trace_store.costs import Costs, GroupBy, summed
 from proxy.trace_store.database import Database, Refused, Row, StoreError, Unavailable
-from proxy.trace_store.queries import GroupBy, Page
+from proxy.trace_store.queries import Page
 from proxy.trace_store.records import encoded
 
 log = logging.getLogger("paretoproxy.traces")

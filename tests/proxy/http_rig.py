@@ -142,7 +142,14 @@ def _is_of_a_request(task: asyncio.Task[Any]) -> bool:
     code = getattr(task.get_coro(), "cr_code", None)
     file = Path(code.co_filename) if code is not None else Path()
     package = Path(proxy.__file__).parent
-    return file.is_relative_to(package) and file.name not in ("probe.py", "fetch.py", "pool.py", "app.py", "export.py")
+    return file.is_relative_to(package) and file.name not in (
+        "probe.py",
+        "fetch.py",
+        "pool.py",
+        "app.py",
+        "export.py",
+        "outliers.py",
+    )
 
 
 class RawClient:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from proxy.cli import _COMMANDS
 from proxy.config import (
     BackendConfig,
@@ -14,8 +16,24 @@ from proxy.config import (
     TracesConfig,
 )
 from proxy.controls import CONTROL_HEADERS
+from proxy.reliability.settings import (
+    AdmissionConfig,
+    BreakerConfig,
+    HedgeConfig,
+    OutliersConfig,
+    ReliabilityConfig,
+    RetriesConfig,
+)
 from strategies.registry import Registry
 
+RELIABILITY_SECTIONS = (
+    AdmissionConfig,
+    BreakerConfig,
+    HedgeConfig,
+    OutliersConfig,
+    ReliabilityConfig,
+    RetriesConfig,
+)
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACTS = (ROOT / "docs/contracts.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -35,8 +53,17 @@ def test_every_strategy_is_in_the_readme() -> None:
 
 
 def test_every_configuration_key_is_in_the_contracts() -> None:
-    sections = (Config, ServerConfig, SloConfig, TracesConfig, TelemetryConfig, ModelConfig)
-    sections = (*sections, BackendConfig, LaunchConfig)
+    sections: tuple[type[BaseModel], ...] = (
+        Config,
+        ServerConfig,
+        SloConfig,
+        TracesConfig,
+        TelemetryConfig,
+        ModelConfig,
+        BackendConfig,
+        LaunchConfig,
+        *RELIABILITY_SECTIONS,
+    )
     keys = [key for section in sections for key in section.model_fields]
     assert [key for key in keys if f"{key}:" not in CONTRACTS] == []
 

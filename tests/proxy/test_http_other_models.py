@@ -107,15 +107,20 @@ async def test_a_backend_without_a_price_leaves_the_sum_unknown_and_says_why(fle
     assert "x-cost-usd" not in answer.headers
 
 
-@pytest.mark.parametrize("how", [answers(400, b'{"error": {"message": "no"}}'), closes()], ids=["refuses", "closes"])
-async def test_a_judge_that_fails_is_done_without(fleet: Fleet, how: Any) -> None:
+@pytest.mark.parametrize(
+    ("how", "times"),
+    [(answers(400, b'{"error": {"message": "no"}}'), 1), (closes(), 3)],
+    ids=["refuses", "closes"],
+)
+async def test_a_judge_that_fails_is_done_without(fleet: Fleet, how: Any, times: int) -> None:
+    """A refusal is a refusal; a lost connection is tried again (`reliability.retries.max_attempts`)."""
     _, judge, _, proxy = await three(fleet)
     judge.otherwise = how
 
     answer = await proxy.ask(pinned())
 
     assert answer.json()["choices"][0]["message"]["content"] == FIVE
-    assert answer.json()["usage"]["tts"]["failed"] == 1
+    assert answer.json()["usage"]["tts"]["failed"] == times
 
 
 async def test_a_model_that_serves_nowhere_is_done_without_and_told(fleet: Fleet) -> None:

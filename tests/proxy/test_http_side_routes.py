@@ -38,7 +38,7 @@ async def test_health_says_that_the_process_lives_and_ready_that_it_can_serve(fl
     assert (await proxy.client.get("/health")).status_code == 200
     ready = await proxy.client.get("/ready")
     assert (ready.status_code, ready.json()["ready"]) == (503, False)
-    told = {"serving": False, "problem": "/health answered 503", "capabilities": None}
+    told = {"serving": False, "state": "open", "problem": "/health answered 503", "capabilities": None}
     assert ready.json()["backends"]["a"] == told
 
     b.healthy = True

@@ -10,60 +10,23 @@ from typing import Any
 import msgspec
 import pytest
 from simulation_rig import QUESTIONS, STEP, chat, make_profile, served, write_config
+from virtual_world import World, live
 
 from profiler import profile_file
 from profiler.simulation.clock import LoopClock
 from profiler.simulation.faults import Fault
 from profiler.simulation.loop import VirtualLoop, run_virtually
-from profiler.simulation.simulated_backend import SimulatedBackend
 from profiler.steptime import StepTime
 from proxy.branch import BranchStream
-from proxy.config import Config, ConfigError, load
-from proxy.handler import Handler
-from proxy.in_process import InProcessPool, in_process_service
-from proxy.in_process_client import Answer, InProcessClient, ask
-from proxy.service import Service
+from proxy.config import ConfigError, load
+from proxy.in_process import InProcessPool
+from proxy.in_process_client import Answer
 from proxy.simulated_fleet import Simulation, simulated_backends
-from proxy.trace import Trace
 from proxy.upstream.fetch import fetch
 from proxy.upstream.pool import Limits, Origin
 from strategies.answers.extract import extract
 
 VOTE = {"tts": {"strategy": "self-consistency", "n": 8, "stop": "all"}}
-
-
-class World:
-    """A proxy over a simulated fleet, inside a virtual loop."""
-
-    def __init__(self, config: Config, fleet: dict[str, SimulatedBackend], service: Service, traces: list[Trace]):
-        self.config, self.fleet, self.service, self.traces = config, fleet, service, traces
-        self.handler = Handler(service)
-
-    async def ask(self, *, on_client: Callable[[InProcessClient], None] | None = None, **members: Any) -> Answer:
-        return await ask(self.handler, chat(**members), on_client=on_client)
-
-
-def live(path: Path, story: Callable[[World], Awaitable[Any]], *, few: bool = False, seed: int = 0) -> Any:
-    """Runs a story in a world of its own; nothing may be left running at its end."""
-
-    async def main() -> Any:
-        loop = asyncio.get_running_loop()
-        config = load(path, {})
-        fleet = simulated_backends(config, LoopClock(loop), Simulation(seed=seed, noise=False))
-        traces: list[Trace] = []
-        service = await in_process_service(config, fleet, on_trace=traces.append, few_chunks=few, seed=seed)
-        try:
-            result = await story(World(config, fleet, service, traces))
-            await asyncio.sleep(1)
-            for backend in service.catalog.backends:
-                assert (backend.in_flight, backend.pool.busy_connections) == (0, 0)
-            for backend in fleet.values():
-                assert (backend.engine.running, backend.engine.queued, backend.running) == (0, 0, {})
-            return result
-        finally:
-            await service.aclose()
-
-    return run_virtually(main())
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What keeps answers coming while backends fail or requests are too many. See docs/parts/reliability.md."""

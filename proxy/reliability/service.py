@@ -1,0 +1,34 @@
+"""All of it, as a running proxy has it: built once, from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from proxy.catalog import Catalog
+from proxy.config import Config
+from proxy.reliability.admission import Admission
+from proxy.reliability.hedging import Hedging
+from proxy.reliability.outliers import Outliers
+from proxy.reliability.retrying import Retries
+
+
+class Reliability:
+    """`start` and `aclose` for what runs in the background."""
+
+    __slots__ = ("admission", "hedging", "outliers", "retries")
+
+    def __init__(self, config: Config, catalog: Catalog, rng: Random, clock: Callable[[], float]) -> None:
+        rules = config.reliability
+        self.retries = Retries(rules.retries, rng, clock)
+        self.hedging = Hedging(rules.hedge, clock) if rules.hedge is not None else None
+        self.outliers = Outliers(rules.outliers, catalog, clock) if rules.outliers is not None else None
+        self.admission = Admission(config.admission, clock)
+
+    async def start(self) -> None:
+        if self.outliers is not None:
+            await self.outliers.start()
+
+    async def aclose(self) -> None:
+        if self.outliers is not None:
+            await self.outliers.aclose()
