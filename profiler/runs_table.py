@@ -17,8 +17,9 @@ VOTING = "self-consistency"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting, over its runs. `low`, `high`: Wilson's 95% interval of the accuracy."""
+    """One setting, over its runs. `key`: as it was asked for; `low`, `high`: Wilson's 95% interval of the accuracy."""
 
+    key: str
     strategy: str
     params: dict[str, Any]
     greedy: bool
@@ -38,6 +39,7 @@ class Row:
         latency = [run.latency_ms for run in runs]
         costs = [run.cost_usd for run in runs if run.cost_usd is not None]
         return cls(
+            runs[0].key,
             runs[0].strategy,
             runs[0].params,
             runs[0].greedy,
@@ -53,8 +55,10 @@ class Row:
 
     @property
     def name(self) -> str:
-        told = ", ".join(f"{key}={value}" for key, value in self.params.items())
-        return f"{self.strategy}{' (greedy)' if self.greedy else ''}{f': {told}' if told else ''}"
+        """As it was asked for; defaults would make a long line of it."""
+        told = ", ".join(f"{key}={value!r}" for key, value in self.params.items())
+        spelled = self.key or f"{self.strategy}{' (greedy)' if self.greedy else ''}{f': {told}' if told else ''}"
+        return f"`{spelled}`".replace("|", "\\|")
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
@@ -72,8 +76,8 @@ def voting_at(cost_usd: float | None, voting: Sequence[Row]) -> float | None:
 
 
 def markdown(runs: Sequence[Run]) -> str:
-    """The table. Plain voting includes one sample (`none`): its cheapest form."""
-    found = rows(runs)
+    """The table, the most accurate first. Plain voting includes one sample (`none`): its cheapest form."""
+    found = sorted(rows(runs), key=lambda row: (-row.accuracy, row.cost_usd or 0.0))
     single = next((row for row in found if row.strategy == "none" and not row.greedy), None)
     voting = [row for row in found if row.strategy in (VOTING, "none") and not row.greedy]
     lines = [
