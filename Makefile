@@ -6,7 +6,7 @@ ARGS ?=
 # Where pip finds PyTorch's CPU build when the configured package index has only CUDA ones.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-fast check format bench bench-planner bench-scale bench-prediction bench-advice bench-costs proof lock clean
+.PHONY: demo test test-fast check format bench bench-planner bench-scale bench-prediction bench-advice bench-costs proof clients lock clean
 
 demo: .venv/ready .venv-vllm/ready
 	$(BIN)/paretoproxy demo --engine-python $(ENGINE) $(ARGS)
@@ -47,8 +47,16 @@ bench-costs: .venv/ready .venv-vllm/ready
 proof: .venv/ready
 	$(BIN)/python tests/benchmarks/proof.py $(ARGS)
 
+clients: .venv-clients/ready
+
+.venv-clients/ready: tests/clients/requirements.txt tests/clients/package.json .venv/ready
+	@echo "== the clients of docs/clients.md (.venv-clients, node_modules): a minute"
+	$(PYTHON) -m venv .venv-clients
+	$(BIN)/uv pip install -q --python .venv-clients/bin/python -r tests/clients/requirements.txt
+	@if command -v npm >/dev/null; then cd tests/clients && npm install --no-fund --no-audit --loglevel=error; fi
+	@touch $@
+
 lock: .venv/ready
-	$(BIN)/python -m pip install -q uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 pyproject.toml -o requirements/proxy.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 pyproject.toml --group dev -o requirements/dev.lock
 
