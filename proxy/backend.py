@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+import msgspec
 
 from profiler.profile_file import Profile, wide_prior
 from profiler.verdict import SamplingSetting
@@ -120,3 +122,35 @@ def open_backend(
         heads={},
         api_key=backend_api_key(config),
     )
+
+
+def continued(before: Backend | None, after: Backend) -> Backend:
+    """`after`, as one that was served already goes on: over the same connections, with what was seen of it. Its
+    correction is of a profile, and starts anew with another one. `after` itself where it is another engine, or new."""
+    if before is None or not _same_engine(before, after):
+        return after
+    return replace(
+        after,
+        pool=before.pool,
+        gpu_time=before.gpu_time,
+        heads=before.heads,
+        health=before.health,
+        load=before.load,
+        metric_missing=before.metric_missing,
+        correction=before.correction if _same_profile(before, after) else after.correction,
+        tokenizes=before.tokenizes,
+        capabilities=before.capabilities,
+    )
+
+
+def _same_engine(one: Backend, other: Backend) -> bool:
+    return (one.config.url, one.config.gpus, one.model, one.api_key) == (
+        other.config.url,
+        other.config.gpus,
+        other.model,
+        other.api_key,
+    )
+
+
+def _same_profile(one: Backend, other: Backend) -> bool:
+    return one.profile is other.profile or msgspec.json.encode(one.profile) == msgspec.json.encode(other.profile)

@@ -34,6 +34,15 @@ class ServerConfig(_Section):
     port: int = Field(8000, ge=0, le=65535)
     api_keys: Path | None = Field(None, description="YAML list of keys that clients must present")
     max_body_bytes: int = Field(10_485_760, ge=1024)
+    workers: int = Field(1, ge=1, le=256, description="processes that share the port")
+    grace_s: float = Field(30.0, gt=0, description="from SIGTERM to the exit, drain_delay_s included")
+    drain_delay_s: float = Field(0.0, ge=0, description="how long to serve on after SIGTERM, with /ready at 503")
+
+    @model_validator(mode="after")
+    def _delay(self) -> ServerConfig:
+        if self.drain_delay_s >= self.grace_s:
+            raise ValueError("drain_delay_s leaves nothing of grace_s: running requests need time to finish")
+        return self
 
 
 class SloDefaults(_Section):

@@ -4,6 +4,7 @@ docs/architecture.md.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -17,6 +18,7 @@ from proxy.errors import (
     InvalidControl,
     MethodNotAllowed,
     ProxyError,
+    ShuttingDown,
     UpstreamFailed,
 )
 from proxy.passing import pass_through
@@ -61,6 +63,11 @@ class Handler:
             await send_error(client, error, [(b"x-request-id", request_id.encode())])
         except ClientGone:
             trace.outcome, trace.status = "client_gone", 499
+            if client.cut:
+                await _cut(client, trace, request_id)
+        except asyncio.CancelledError:  # by the server, at the very end of its grace
+            await _cut(client, trace, request_id)
+            raise
         except CutShort as error:
             trace.outcome, trace.error = "failed", str(error)
             raise _BreakConnection(str(error)) from None
@@ -92,6 +99,14 @@ class Handler:
             raise InvalidControl("x-slo-* / x-tts-*", f"controls are not supported on {call.path}")
         trace.slo, trace.controls = _shown(call)
         await scale(self._service, exchange, models)
+
+
+async def _cut(client: Client, trace: Trace, request_id: str) -> None:
+    """The proxy ends before the answer does: say so where nothing was said yet."""
+    error = ShuttingDown()
+    trace.outcome, trace.error, trace.status = "failed", error.message, 200 if client.started else error.http_status
+    if not client.started:
+        await send_error(client, error, [(b"x-request-id", request_id.encode())])
 
 
 class _BreakConnection(Exception):

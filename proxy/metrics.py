@@ -32,9 +32,17 @@ class Metrics(Collector):
         self._branches: dict[tuple[str, str], int] = {}
         self._tokens: dict[str, int] = {}
         self._registry = CollectorRegistry()
-        self._registry.register(self)
-        self._registry.register(_Live(backends, traces))
-        self._registry.register(_Quality(tuple(served)))
+        self._live, self._quality = _Live(backends, traces), _Quality(tuple(served))
+        for collector in (self, self._live, self._quality):
+            self._registry.register(collector)
+
+    def register(self, collector: Collector) -> None:
+        """Further families on the page."""
+        self._registry.register(collector)
+
+    def follow(self, backends: Sequence[Backend], served: Iterable[Served]) -> None:
+        """After a reload: these are read now. What was counted stays."""
+        self._live.backends, self._quality.served = backends, tuple(served)
 
     def observe(self, trace: Trace, model: str) -> None:
         """`model`: a name from the configuration, or "unknown": never the client's free text."""
@@ -74,10 +82,10 @@ class Metrics(Collector):
             tokens.add_metric([backend], count)
         yield from (requests, duration, branches, tokens)
 
-    async def page(self) -> bytes:
-        """Prometheus' text. Numbers are read here, where they change; a page of thousands of lines is written in a
-        thread, so that requests do not wait for it."""
-        return await asyncio.to_thread(generate_latest, _Read(self.read()))
+    async def page(self, families: list[Metric] | None = None) -> bytes:
+        """Prometheus' text, of our own numbers unless `families` are given. They are read here, where they change; a
+        page of thousands of lines is written in a thread, so that requests do not wait for it."""
+        return await asyncio.to_thread(generate_latest, _Read(self.read() if families is None else families))
 
     def read(self) -> list[Metric]:
         return list(self._registry.collect())
@@ -116,7 +124,7 @@ class _Live(Collector):
     """Gauges that are read, not kept."""
 
     def __init__(self, backends: Sequence[Backend], traces: TraceStore) -> None:
-        self._backends = backends
+        self.backends = backends
         self._traces = traces
 
     def collect(self) -> Iterator[Metric]:
@@ -145,7 +153,7 @@ class _Live(Collector):
         within = CounterMetricFamily(
             "paretoproxy_prediction_within", "Requests inside their predicted quantile", labels=["backend", "quantile"]
         )
-        for backend in self._backends:
+        for backend in self.backends:
             label = [backend.name]
             up.add_metric(label, float(backend.health.serving))
             flight.add_metric(label, backend.in_flight)
@@ -169,7 +177,7 @@ class _Quality(Collector):
     empty."""
 
     def __init__(self, served: Sequence[Served]) -> None:
-        self._served = served
+        self.served = served
 
     def collect(self) -> Iterator[Metric]:
         labels = ["model", "task"]
@@ -181,7 +189,7 @@ class _Quality(Collector):
             "1 (-1) while votes lastingly agree more (less) than the quality table expects",
             labels=labels,
         )
-        for served in self._served:
+        for served in self.served:
             for task, watch in served.watches.items():
                 if watch.expected is not None:
                     expected.add_metric([served.name, task or ""], watch.expected)
