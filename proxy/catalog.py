@@ -301,6 +301,7 @@ class Catalog:
     choices: Mapping[str, tuple[Served, ...]]
     backends: tuple[Backend, ...]
     pooled: tuple[Backend, ...] = ()
+    priors: tuple[tuple[Setting, ...], RateModel] | None = None  # of the registry: most of the work of building one
 
     @cached_property
     def by_name(self) -> dict[str, Backend]:
@@ -317,8 +318,10 @@ class Catalog:
 
 def build(config: Config, registry: Registry, clock: Clock, before: Catalog | None = None) -> Catalog:
     """Raises ConfigError, naming the file that is at fault. What stays of the catalog `before` keeps its connections,
-    load, health and corrections; it is only read here."""
-    assumed, rates, files = _prior_settings(registry), rate_model(registry), ModelFiles()
+    load, health and corrections; it is only read here, and of the same registry."""
+    priors = before.priors if before is not None else None
+    assumed, rates = priors or (_prior_settings(registry), rate_model(registry))
+    files = ModelFiles()
     known = before.by_name if before is not None else {}
     served = {
         model.name: _serve(model, config.slo.percentile, registry, clock, files, assumed, rates, known)
@@ -333,7 +336,7 @@ def build(config: Config, registry: Registry, clock: Clock, before: Catalog | No
     }
     for model in served.values():
         _introduce(model, served, pooled)
-    return Catalog(served, choices, backends, tuple(pooled.values()))
+    return Catalog(served, choices, backends, tuple(pooled.values()), (assumed, rates))
 
 
 def _introduce(model: Served, served: Mapping[str, Served], pooled: Mapping[str, Backend]) -> None:

@@ -153,7 +153,12 @@ class Reloader(Collector):
         new = [backend for key, backend in _pools(catalog).items() if key not in known]
         for backend in new:
             backend.health.serving, backend.health.problem = False, "not yet looked at"
-        await asyncio.gather(*(probe(backend, late_looks=1) for backend in new))
+        try:
+            await asyncio.gather(*(probe(backend, late_looks=1) for backend in new))
+        except BaseException:  # the proxy ends meanwhile: nobody else knows these
+            for backend in new:
+                await backend.pool.aclose()
+            raise
         probers = (
             Prober(catalog.backends),
             Prober(catalog.pooled, ask_capabilities=False, late_looks=POOLED_LATE_LOOKS),

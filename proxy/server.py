@@ -141,7 +141,8 @@ class Server(uvicorn.Server):
         await self._until(lambda: not state.tasks, ends)
         for task in list(state.tasks):
             task.cancel("the proxy is shutting down")
-        await asyncio.wait([*state.tasks, asyncio.create_task(asyncio.sleep(0))], timeout=TICK_S)
+        if state.tasks:
+            await asyncio.wait(list(state.tasks), timeout=TICK_S)
 
     async def _close(self, ends: float) -> None:
         """Close the service; what is queued of traces is written."""

@@ -8,6 +8,7 @@ supervisor dies, because the pipe at its standard input ends with it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import signal
@@ -19,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from proxy.config import Config
 from proxy.worker_metrics import bury
 
 log = logging.getLogger("paretoproxy")
@@ -28,7 +28,6 @@ BACKLOG = 2048
 BACK_OFF_S = 0.5
 MOST_BACK_OFF_S = 30.0
 SETTLED_S = 10.0  # who lives so long starts again at once
-KILL_AFTER_S = 10.0  # beyond the grace
 
 
 class Place(NamedTuple):
@@ -50,8 +49,7 @@ class Place(NamedTuple):
 class Supervisor:
     """`run` returns the exit status: 0 where every worker ended as it was told to."""
 
-    def __init__(self, config: Config, listener: socket.socket, arguments: Sequence[str], workers: int) -> None:
-        self._grace_s = config.server.grace_s
+    def __init__(self, listener: socket.socket, arguments: Sequence[str], workers: int) -> None:
         self._listener, self._arguments, self._workers = listener, list(arguments), workers
         self._folder = Path(tempfile.mkdtemp(prefix="paretoproxy-"))
         self._running: dict[str, asyncio.subprocess.Process] = {}
@@ -68,29 +66,22 @@ class Supervisor:
             async with asyncio.TaskGroup() as places:
                 for index in range(self._workers):
                     places.create_task(self._keep(index))
-                places.create_task(self._end_in_time())
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
         return int(self._failed)
 
     def _stop(self) -> None:
-        """Asked twice, the workers are asked twice."""
+        """Asked twice, the workers are asked twice, and end at once; asked once more, they are killed. Else each sees
+        to it that it ends: see `server.py`."""
         self._asked += 1
         self._stopping.set()
-        self._tell(signal.SIGTERM)
+        self._listener.close()
+        self._tell(signal.SIGTERM if self._asked <= 2 else signal.SIGKILL)
 
     def _tell(self, number: signal.Signals) -> None:
         for process in self._running.values():
-            process.send_signal(number)
-
-    async def _end_in_time(self) -> None:
-        """Kills who is still there well after the grace."""
-        await self._stopping.wait()
-        self._listener.close()
-        ends = time.monotonic() + self._grace_s + KILL_AFTER_S
-        while self._running and time.monotonic() < ends:  # noqa: ASYNC110 (the end of several)
-            await asyncio.sleep(0.05)
-        self._tell(signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
 
     async def _keep(self, index: int) -> None:
         """One place: somebody in it until all end."""
@@ -102,7 +93,7 @@ class Supervisor:
             served = served or (self._folder / f"{name}.json").exists()
             await asyncio.to_thread(bury, self._folder, name)
             if self._stopping.is_set():
-                self._failed |= status != 0
+                self._failed |= status not in (0, -signal.SIGTERM)  # the latter: before it could serve
                 return
             if not served:
                 log.error("worker %s could not start; all are stopped", name)

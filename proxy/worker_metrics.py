@@ -116,6 +116,7 @@ class Exchange:
     def __init__(self, folder: Path, name: str, read: Callable[[], list[Metric]]) -> None:
         self._folder, self._name, self._read = folder, name, read
         self._task: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()  # an older page must not replace a newer one
 
     async def start(self) -> None:
         await self._write()
@@ -143,9 +144,10 @@ class Exchange:
 
     async def _write(self) -> Snapshot:
         """Numbers are read on the loop, where they change, and written in a thread."""
-        own = snapshot(self._name, self._read())
-        await asyncio.to_thread(_replace, self._folder / f"{self._name}.json", own)
-        return own
+        async with self._writing:
+            own = snapshot(self._name, self._read())
+            await asyncio.to_thread(_replace, self._folder / f"{self._name}.json", own)
+            return own
 
     def _with_others(self, own: Snapshot) -> list[Metric]:
         found, gone = read_folder(self._folder)

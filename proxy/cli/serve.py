@@ -44,7 +44,7 @@ def command(
         return
     check(config)
     if count > 1:
-        _supervise(config, config_path, host, port, count, log_level)
+        _supervise(config_path, host, port, count, log_level)
         return
     server = server_for(config, host, port, log_level, source=config_path)
     server.run()
@@ -52,7 +52,7 @@ def command(
         raise SystemExit(1)
 
 
-def _supervise(config: Config, config_path: Path, host: str, port: int, workers: int, log_level: str) -> None:
+def _supervise(config_path: Path, host: str, port: int, workers: int, log_level: str) -> None:
     """The parent of several workers."""
     try:
         listener = listen(host, port)
@@ -60,7 +60,7 @@ def _supervise(config: Config, config_path: Path, host: str, port: int, workers:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     log.info("%d workers serve on %s:%d", workers, host, listener.getsockname()[1])
     arguments = ["--config", str(config_path), "--log-level", log_level]
-    status = asyncio.run(Supervisor(config, listener, arguments, workers).run())
+    status = asyncio.run(Supervisor(listener, arguments, workers).run())
     if status:
         raise SystemExit(status)
 
