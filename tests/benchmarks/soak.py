@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,6 +37,8 @@ from simulation_rig import QUESTIONS, free_port, write_config  # noqa: E402
 WARM_UP_SHARE = 0.25
 # What may be added between the end of the warm-up and the end of the soak, as a share of the level, and at least.
 ALLOWED = {"rss_mb": (0.03, 2.0), "fds": (0.05, 4.0), "tasks": (0.05, 4.0)}
+BY_IDLE, BLOCKS = ("fds", "tasks"), 20
+IDLE_S = 8.0  # after which connections that are kept alive have closed
 FAULTS: list[dict[str, Any]] = [
     {"kind": "slow", "factor": 5},
     {"kind": "stall"},
@@ -56,7 +58,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """Of one figure after the warm-up. `per_hour`: the slope of the fitted line; `grown`: what it adds up to."""
+    """Of one figure after the warm-up. `per_hour`: the slope of the fitted line; `grown`: what it adds up to, or, of what
+    comes and goes with the requests of the moment, how much more there is idle at the end than idle before."""
 
     name: str
     level: float
@@ -90,26 +93,41 @@ async def soak(folder: Path, seconds: float, clients: int, seed: int, out: Path)
         _process(folder, "serve", "--config", config, "--port", port) as pid,
     ):
         await _until_ready(port)
+        await asyncio.sleep(IDLE_S)
+        [fresh] = await _watch(pid, port, folder, time.monotonic() + 0.5)
         outcomes: Counter[str] = Counter()
         random, ends = Random(seed), time.monotonic() + seconds
         work = [asyncio.create_task(_client(port, Random(random.random()), ends, outcomes)) for _ in range(clients)]
         work.append(asyncio.create_task(_trouble(urls, Random(random.random()), ends)))
         samples = await _watch(pid, port, folder, ends)
         await asyncio.gather(*work)
+        await asyncio.sleep(IDLE_S)
+        [idle] = await _watch(pid, port, folder, time.monotonic() + 0.5)
     warm = [sample for sample in samples if sample.at_s > WARM_UP_SHARE * seconds]
     courses = [course(name, warm) for name in ALLOWED]
-    _tell(out, samples, courses, outcomes, seconds)
+    courses = [_by_idle(one, fresh, idle) if one.name in BY_IDLE else one for one in courses]
+    _tell(out, [fresh, *samples, idle], courses, outcomes, seconds)
     return all(one.flat for one in courses)
 
 
 def course(name: str, samples: Sequence[Sample]) -> Course:
-    """The line of least squares through one figure."""
+    """The line of least squares through one figure. Descriptors and tasks come and go with the requests of the moment:
+    the line goes through the lows of blocks, which only what stays can raise."""
     at = np.array([sample.at_s for sample in samples])
     values = np.array([float(getattr(sample, name)) for sample in samples])
+    if name in BY_IDLE:
+        blocks = max(1, min(BLOCKS, len(values) // 3))
+        at = np.array([part.mean() for part in np.array_split(at, blocks)])
+        values = np.array([np.quantile(part, 0.1) for part in np.array_split(values, blocks)])
     slope = float(np.polyfit(at, values, 1)[0])
     share, least = ALLOWED[name]
     level = float(values.mean())
     return Course(name, level, slope * 3600, slope * float(at[-1] - at[0]), max(least, share * level))
+
+
+def _by_idle(found: Course, fresh: Sample, idle: Sample) -> Course:
+    """Connections in use follow the load of the machine; what is still there once all are closed has leaked."""
+    return replace(found, grown=float(getattr(idle, found.name) - getattr(fresh, found.name)))
 
 
 @contextlib.contextmanager
@@ -234,6 +252,11 @@ def _tell(out: Path, samples: list[Sample], courses: list[Course], outcomes: Cou
     stored = samples[-1].store_mb - samples[0].store_mb
     lines.append(
         f"\nThe store grew by {stored:.2f} MB: {stored * 2**20 / max(1, sum(outcomes.values())):.0f} bytes a request."
+    )
+    fresh, idle = samples[0], samples[-1]
+    lines.append(
+        f"Idle before and after: {fresh.fds} and {idle.fds} descriptors, {fresh.tasks} and {idle.tasks} tasks, "
+        f"{fresh.rss_mb:.1f} and {idle.rss_mb:.1f} MB (tables and buffers are made by the first requests)."
     )
     text = "\n".join(lines)
     print(text, flush=True)
