@@ -58,8 +58,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """Of one figure after the warm-up. `per_hour`: the slope of the fitted line; `grown`: what it adds up to, or, of what
-    comes and goes with the requests of the moment, how much more there is idle at the end than idle before."""
+    """Of one figure after the warm-up. `per_hour`: the slope of the fitted line; `grown`: what it adds up to, or, of
+    what comes and goes with the requests of the moment, how much more there is idle at the end than idle before."""
 
     name: str
     level: float

@@ -35,7 +35,7 @@ DEADLINE_S = 5.0
 READ_TIMEOUT_S = 2.0  # after which a request without a deadline goes elsewhere
 MARGIN_S = 3.0  # the machine may have much else to do
 LEVEL_LIMIT_S, LOOK_EVERY_S, LOOKS = 20.0, 0.06, 10
-OBJECTS_MARGIN = 3000
+OBJECTS_MARGIN = 1000
 HOST = "backend.test"
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -144,7 +144,7 @@ class Bed:
                 await make(self, random)
 
         asked = await self._load(faults, random)
-        after = await self._level(before)
+        after = await self._level(before, ours=len(asked))
         return self._judge(fault, times, asked, before, after)
 
     async def _load(self, meanwhile: Callable[[], Awaitable[None]], random: Random) -> list[Asked]:
@@ -191,9 +191,9 @@ class Bed:
         await asyncio.sleep(random.uniform(0.0, 0.08))
         await until(lambda: backend.in_flight > 0, 20)
 
-    async def _level(self, wanted: Level | None) -> Level:
+    async def _level(self, wanted: Level | None, ours: int = 0) -> Level:
         """What is held once nothing runs: the least of several looks, as probes come and go. With `wanted`, as soon as
-        it is no more than that."""
+        it is no more than that. `ours`: objects that this bed itself has made since."""
         await self.proxy.nothing_left()
         await until(lambda: not self._connections(), 20)
         least: Level | None = None
@@ -203,7 +203,7 @@ class Bed:
                 backend.probes.clear()
                 backend._server.peers[:] = [peer for peer in backend._server.peers if not peer.gone.is_set()]
             gc.collect()
-            seen = Level(_fds(), len(asyncio.all_tasks()), self._connections(), len(gc.get_objects()))
+            seen = Level(_fds(), len(asyncio.all_tasks()), self._connections(), len(gc.get_objects()) - ours)
             least = seen if least is None else least.and_least(seen)
             if look >= LOOKS and (wanted is None or not least.exceeds(wanted)):
                 break
