@@ -6,7 +6,7 @@ ARGS ?=
 # Where pip finds PyTorch's CPU build when the configured package index has only CUDA ones.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-fast check format bench bench-planner bench-scale bench-prediction bench-advice bench-costs proof lock clean
+.PHONY: demo test test-fast check format bench bench-planner bench-scale bench-prediction bench-advice bench-costs proof faults soak lock clean
 
 demo: .venv/ready .venv-vllm/ready
 	$(BIN)/paretoproxy demo --engine-python $(ENGINE) $(ARGS)
@@ -46,6 +46,12 @@ bench-costs: .venv/ready .venv-vllm/ready
 
 proof: .venv/ready
 	$(BIN)/python tests/benchmarks/proof.py $(ARGS)
+
+faults: .venv/ready
+	$(BIN)/python tests/benchmarks/faults.py $(ARGS)
+
+soak: .venv/ready
+	$(BIN)/python tests/benchmarks/soak.py $(ARGS)
 
 lock: .venv/ready
 	$(BIN)/python -m pip install -q uv

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypedDict
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -19,12 +20,16 @@ from proxy.config import Config
 from proxy.console_routes import add_console
 from proxy.costs import costs_view
 from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, envelope
-from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
+from proxy.live import Live
 from proxy.plan_view import plan_view
+from proxy.process_metrics import ProcessMetrics
+from proxy.reload import Reloader
 from proxy.server_protocol import EXTENSION
 from proxy.service import Service
+from proxy.supervisor import Place
 from proxy.trace_routes import as_proxy_error, list_traces, one_trace
 from proxy.trace_store import StoreError
+from proxy.worker_metrics import Exchange
 from strategies.registry import Registry
 
 log = logging.getLogger("paretoproxy")
@@ -36,35 +41,60 @@ class State(TypedDict):
     """What the lifespan hands to the server, and the server to every request."""
 
     service: Service
+    live: Live
 
 
-def build(config: Config, registry: Registry | None = None) -> ASGIApp:
+def build(
+    config: Config,
+    registry: Registry | None = None,
+    source: Path | None = None,
+    place: Place | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> ASGIApp:
     """The application for one configuration; its lifespan starts and ends the service. `registry`: by default of all
-    installed strategies."""
+    installed strategies; `source`: the file that the configuration is from, which is then watched; `overrides`: of
+    its section `server`, by the command line; `place`: of one of several workers."""
     side = _side_routes()
     asgi_side: ASGIApp = side  # type: ignore[assignment]  # Starlette's own ASGI types are wider
-    hot: dict[str, Handler] = {}
+    lives: list[Live] = []
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         service = await Service.start(config, registry)
-        hot.update(dict.fromkeys((*SCALED_PATHS, *RELAYED_PATHS), Handler(service)))
+        live = Live(service)
+        lives[:] = [live]
+        if source is not None:
+            live.reloader = Reloader(source, live, overrides or {})
+            await live.reloader.start()
+        service.metrics.add(ProcessMetrics())
+        if place is not None:
+            live.exchange = Exchange(place.folder, place.name, service.metrics.read)
+            await live.exchange.start()
         try:
-            yield {"service": service}
+            yield {"service": service, "live": live}
         finally:
-            await service.aclose()
+            await live.aclose()
 
     side.router.lifespan_context = lifespan
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (handler := hot.get(scope["path"])) is not None:
-            await handler(scope, receive, send)
-            return
-        try:
+        if scope["type"] != "http":
             await asgi_side(scope, receive, send)
+            return
+        generation = lives[0].current
+        generation.requests += 1
+        try:
+            if (handler := generation.handlers.get(scope["path"])) is not None:
+                await handler(scope, receive, send)
+                return
+            scope["state"]["service"] = generation.service
+            try:
+                await asgi_side(scope, receive, send)
+            finally:
+                if (client := scope.get("extensions", {}).get(EXTENSION)) is not None:
+                    client.end()
         finally:
-            if (client := scope.get("extensions", {}).get(EXTENSION)) is not None:
-                client.end()
+            generation.requests -= 1
 
     return app
 
@@ -104,8 +134,10 @@ async def _health() -> dict[str, str]:
 
 
 async def _ready(request: Request) -> Response:
-    """200 once at least one backend serves, else 503; either way each backend's state, and what it can (null until it
-    was asked), and whether traces are written: without them, answers are given all the same."""
+    """200 once at least one backend serves, else 503, also while the proxy drains; either way each backend's state, and
+    what it can (null until it was asked), and whether traces are written: without them, answers are given all the
+    same."""
+    live: Live = request.state.live
     backends = {
         backend.name: {
             "serving": backend.health.serving,
@@ -116,12 +148,17 @@ async def _ready(request: Request) -> Response:
     }
     store = _service(request).traces
     traces = {"problem": store.problem, "waiting": store.waiting, "dropped": store.dropped}
-    ready = any(state["serving"] for state in backends.values())
-    return JSONResponse({"ready": ready, "backends": backends, "traces": traces}, 200 if ready else 503)
+    ready = any(state["serving"] for state in backends.values()) and not live.draining
+    told: dict[str, Any] = {"ready": ready, "draining": live.draining, "backends": backends, "traces": traces}
+    if live.reloader is not None:
+        told["configuration"] = live.reloader.told()
+    return JSONResponse(told, 200 if ready else 503)
 
 
 async def _metrics(request: Request) -> Response:
-    page = await _service(request).metrics.page()
+    """Of all workers, whichever answers."""
+    exchange = request.state.live.exchange
+    page = await _service(request).metrics.page(await exchange.page() if exchange is not None else None)
     return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from profiler.profile_file import Profile, wide_prior
 from profiler.verdict import SamplingSetting
 from proxy.capabilities import Capabilities
@@ -136,3 +138,33 @@ def open_backend(
         line=Line() if by_priority(config) else None,
         api_key=backend_api_key(config),
     )
+
+
+def continued(before: Backend | None, after: Backend) -> Backend:
+    """`after`, as one that was served already goes on: over the same connections, with what was seen of it. Its
+    correction is of a profile, and starts anew with another one. `after` itself where it is another engine, or new."""
+    if before is None or not _same_engine(before, after):
+        return after
+    # In place: `after` is nobody else's yet. Its prices are its own; `spending` gets them with the reload's last step.
+    after.pool, after.heads = before.pool, before.heads
+    after.gpu_time, after.spending, after.pace = before.gpu_time, before.spending, before.pace
+    after.health, after.load, after.metric_missing = before.health, before.load, before.metric_missing
+    after.tokenizes, after.capabilities = before.tokenizes, before.capabilities
+    if after.line is not None and before.line is not None:
+        after.line = before.line
+    if _same_profile(before, after):
+        after.correction = before.correction
+    return after
+
+
+def _same_engine(one: Backend, other: Backend) -> bool:
+    return (one.config.url, one.config.gpus, one.model, one.api_key) == (
+        other.config.url,
+        other.config.gpus,
+        other.model,
+        other.api_key,
+    )
+
+
+def _same_profile(one: Backend, other: Backend) -> bool:
+    return one.profile is other.profile or msgspec.json.encode(one.profile) == msgspec.json.encode(other.profile)

@@ -51,6 +51,15 @@ class ServerConfig(_Section):
     max_body_bytes: int = Field(10_485_760, ge=1024)
     log_format: Literal["text", "json"] = "text"
     access_log: bool = Field(False, description="a line per finished request")
+    workers: int = Field(1, ge=1, le=256, description="processes that share the port")
+    grace_s: float = Field(30.0, gt=0, description="from SIGTERM to the exit, drain_delay_s included")
+    drain_delay_s: float = Field(0.0, ge=0, description="how long to serve on after SIGTERM, with /ready at 503")
+
+    @model_validator(mode="after")
+    def _delay(self) -> ServerConfig:
+        if self.drain_delay_s >= self.grace_s:
+            raise ValueError("drain_delay_s leaves nothing of grace_s: running requests need time to finish")
+        return self
 
 
 class SloDefaults(_Section):
@@ -330,6 +339,11 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     except ValidationError as error:
         raise ConfigError(_explain(path, error, lines, env_keys)) from error
     return _resolve_paths(config, path.resolve().parent)
+
+
+def with_server(config: Config, changed: Mapping[str, Any]) -> Config:
+    """With other values in its section `server`, as options of a command give them."""
+    return config.model_copy(update={"server": config.server.model_copy(update=dict(changed))})
 
 
 def backend_api_key(backend: BackendConfig, environ: Mapping[str, str] | None = None) -> str | None:

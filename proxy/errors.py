@@ -11,7 +11,8 @@ ProxyError
 ├── BodyTooLarge (413)
 ├── UpstreamFailed (502)
 ├── Unavailable (503)
-│   └── SloInfeasible (503, before anything was spent)
+│   ├── SloInfeasible (503, before anything was spent)
+│   └── ShuttingDown (503, cut at the end of the grace)
 ├── DeadlineExceeded (504)
 └── UpstreamRefused (the backend's own status and body, relayed)
 """
@@ -134,6 +135,11 @@ class Unavailable(ProxyError):
 class SloInfeasible(Unavailable):
     def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
         super().__init__(message, code="slo_infeasible", retry_after_s=retry_after_s)
+
+
+class ShuttingDown(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The proxy is shutting down and could not finish the request.", code="shutting_down")
 
 
 class UpstreamFailed(ProxyError):

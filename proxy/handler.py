@@ -4,6 +4,7 @@ docs/architecture.md.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -18,6 +19,7 @@ from proxy.errors import (
     InvalidControl,
     MethodNotAllowed,
     ProxyError,
+    ShuttingDown,
     UpstreamFailed,
 )
 from proxy.passing import pass_through
@@ -66,6 +68,11 @@ class Handler:
             await send_error(client, error, [(b"x-request-id", request_id.encode())])
         except ClientGone:
             trace.outcome, trace.status = "client_gone", 499
+            if client.cut:
+                await _cut(client, trace, request_id)
+        except asyncio.CancelledError:  # by the server, at the very end of its grace
+            await _cut(client, trace, request_id)
+            raise
         except CutShort as error:
             trace.outcome, trace.error, trace.error_code = "failed", str(error), "cut_short"
             raise _BreakConnection(str(error)) from None
@@ -93,6 +100,15 @@ class Handler:
             raise InvalidControl("x-slo-* / x-tts-*", f"controls are not supported on {call.path}")
         trace.slo, trace.controls = _shown(call)
         await scale(self._service, exchange, models)
+
+
+async def _cut(client: Client, trace: Trace, request_id: str) -> None:
+    """The proxy ends before the answer does: say so where nothing was said yet."""
+    error = ShuttingDown()
+    trace.outcome, trace.error, trace.error_code = "failed", error.safe, error.code
+    trace.status = 200 if client.started else error.http_status
+    if not client.started:
+        await send_error(client, error, [(b"x-request-id", request_id.encode())])
 
 
 class _BreakConnection(Exception):

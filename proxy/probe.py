@@ -34,10 +34,10 @@ class Prober:
         ask_capabilities: bool = True,
         late_looks: int = LATE_LOOKS,
     ) -> None:
-        self._backends = list(backends)
         self._ask_capabilities = ask_capabilities
         self._late_looks = late_looks
         self._period_s = period_s
+        self._backends = list(backends)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -92,7 +92,7 @@ def _note_health(backend: Backend, problem: str | None) -> None:
     if problem is not None and (before.serving or not before.checked):
         log.warning("backend %s does not serve: %s", backend.name, problem)
     elif problem is None and not before.serving:
-        log.warning("backend %s serves again", backend.name)
+        log.warning("backend %s serves%s", backend.name, " again" if before.checked else "")
     if problem is not None:
         backend.capabilities = None  # what comes back may have been started otherwise
     before.serving, before.problem, before.checked = problem is None, problem, True

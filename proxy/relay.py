@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 from proxy.backend import Backend
-from proxy.errors import ClientGone
+from proxy.errors import ClientGone, ShuttingDown
 from proxy.server_protocol import Client
+from proxy.sse import DONE, event
 from proxy.upstream.connection import Exchange, Headers
 from proxy.upstream.errors import UpstreamError
 from proxy.upstream.request import returned_headers
@@ -139,6 +140,8 @@ async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool
     while True:
         await sink.wait()
         if sink.gone:
+            if client.cut and started:
+                await _end_cut(sink, client)
             raise ClientGone
         if not started and (sink.error is not None or (may_retry and sink.status in RETRIED_STATUS)):
             if sink.error is None:
@@ -166,3 +169,11 @@ async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool
             return
         if sink.error is not None:
             raise CutShort(sink.error.safe, type(sink.error).__name__)
+
+
+async def _end_cut(sink: RelaySink, client: Client) -> None:
+    """The proxy ends before a stream does: an error event in place of the rest, which OpenAI clients raise. An answer
+    that is no event stream, or one within an event, just breaks."""
+    if sink.events and sink.tail.endswith(b"\n\n"):
+        body = event(ShuttingDown().body()) + event(DONE)
+        await client.send({"type": "http.response.body", "body": body, "more_body": False})

@@ -19,6 +19,7 @@ from proxy.correction import Forecast
 from proxy.errors import (
     DeadlineExceeded,
     ProxyError,
+    ShuttingDown,
     SloInfeasible,
     Unavailable,
     UpstreamFailed,
@@ -118,6 +119,8 @@ async def _until_answered(
         client_fault = next((refusal for refusal in refusals if 400 <= refusal[0] < 500 and refusal[0] != 429), None)
         if client_fault is not None:
             raise UpstreamRefused(*client_fault)
+        if executed.run.called_off:
+            raise ShuttingDown
         if executed.run.cut_by_deadline:
             raise DeadlineExceeded("The deadline came before any branch had produced a token.")
         problem = failed[0].error if failed else None
@@ -195,7 +198,7 @@ async def _execute(
     if streamed is not None:
         await streamed.start(_headers(exchange, decision))
     try:
-        with exchange.client.watch(run.client_gone):
+        with exchange.client.watch(run.client_gone, run.call_off):
             if streamed is not None:
                 outcome = await streamed.while_running(strategy.run(run), run, events)
             else:

@@ -68,12 +68,13 @@ async def test_a_client_cannot_make_a_label_value(fleet: Fleet) -> None:
         "backend": {"a"},
         "outcome": {"answered", "refused", "failed", "client_gone", "completed", "truncated", "cancelled"},
         "slo_status": {"met", "missed", "degraded", "none"},
-        "kind": {*SLO_KINDS.values(), "plan", "pass-through"},
+        "kind": {*SLO_KINDS.values(), "plan", "pass-through", "attributed", "others", "idle"},
         "status": {"met", "missed", "degraded", "answered", "refused", "failed", "client_gone"},
         "ledger": {"attributed", "exclusive", "marginal", "billed"},
         "operation": {"chat", "text_completion", "embeddings", "tokenize", "detokenize", "score"},
         "type": {"input", "output"},
         "task": {"math", ""},
+        "result": {"ok", "failed"},
     }
     samples = await page(proxy)
     seen = {(label, value) for sample in samples for label, value in sample.labels.items() if label in allowed}
