@@ -14,13 +14,16 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from proxy.asgi import Receive, Scope, Send, read_body
-from proxy.authorization import authorize
+from proxy.authorization import authorize, check_admin
+from proxy.client_keys import Caller
 from proxy.config import Config
 from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, envelope
 from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
+from proxy.limits import Amount
 from proxy.plan_view import plan_view
 from proxy.server_protocol import EXTENSION
 from proxy.service import Service
+from proxy.trace import new_id
 from strategies.registry import Registry
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -42,10 +45,12 @@ def build(config: Config, registry: Registry | None = None) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         service = await Service.start(config, registry)
-        hot.update(dict.fromkeys((*SCALED_PATHS, *RELAYED_PATHS), Handler(service)))
+        handler = Handler(service)
+        hot.update(dict.fromkeys((*SCALED_PATHS, *RELAYED_PATHS), handler))
         try:
             yield {"service": service}
         finally:
+            handler.close()
             await service.aclose()
 
     side.router.lifespan_context = lifespan
@@ -68,7 +73,7 @@ def _side_routes() -> FastAPI:
     key = [Depends(_authorized)]
     app.get("/health")(_health)
     app.get("/ready")(_ready)
-    app.get("/metrics")(_metrics)
+    app.get("/metrics", dependencies=[Depends(_may_scrape)])(_metrics)
     app.get("/v1/models", dependencies=key)(_models)
     app.get("/v1/models/{name:path}", dependencies=key)(_model)
     app.post("/v1/plan", dependencies=key)(_plan)
@@ -85,8 +90,21 @@ def _service(request: Request) -> Service:
     return service
 
 
-async def _authorized(request: Request) -> None:
-    authorize(_service(request).api_keys, request.headers.raw)
+async def _authorized(request: Request) -> Caller:
+    caller: Caller = authorize(_service(request).keys, request.headers.raw)
+    request.state.caller = caller
+    return caller
+
+
+def _caller(request: Request) -> Caller:
+    """Who asks, on a route that `_authorized` guards."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+async def _may_scrape(request: Request) -> None:
+    if _service(request).config.server.protect_metrics:
+        check_admin(await _authorized(request))
 
 
 async def _health() -> dict[str, str]:
@@ -119,21 +137,28 @@ def _card(name: str) -> dict[str, Any]:
 
 
 async def _models(request: Request) -> dict[str, Any]:
-    return {"object": "list", "data": [_card(name) for name in _service(request).catalog.names]}
+    allowed = _caller(request).limits.models
+    names = [name for name in _service(request).catalog.names if allowed is None or name in allowed]
+    return {"object": "list", "data": [_card(name) for name in names]}
 
 
 async def _model(request: Request, name: str) -> dict[str, Any]:
-    if _service(request).catalog.find(name) is None:
+    allowed = _caller(request).limits.models
+    if _service(request).catalog.find(name) is None or (allowed is not None and name not in allowed):
         raise NotFound(f"The model `{name}` does not exist.", param="model", code="model_not_found")
     return _card(name)
 
 
 async def _plan(request: Request) -> Response:
     """The ranked candidates for a chat completion with these headers and body; nothing is sent to a backend."""
-    service, headers = _service(request), request.headers.raw
+    service, headers, caller = _service(request), request.headers.raw, _caller(request)
     body = await read_body(headers, request.receive, service.config.server.max_body_bytes)
-    view = await plan_view(service, headers, body)
-    return JSONResponse(view)
+    admission = await service.limiter.admit(caller, new_id(), most_tokens=0)
+    try:
+        return JSONResponse(await plan_view(service, headers, body, caller))
+    finally:
+        if admission is not None:
+            service.limiter.settle(admission, Amount())
 
 
 async def _traces(
@@ -145,14 +170,22 @@ async def _traces(
     outcome: str | None = None,
     slo_status: str | None = None,
 ) -> dict[str, Any]:
-    store = _service(request).traces
-    wanted = {"model": model, "strategy": strategy, "backend": backend, "outcome": outcome, "slo_status": slo_status}
+    """Those of the caller's own key; an admin's sees all."""
+    store, caller = _service(request).traces, _caller(request)
+    wanted = {
+        "key": None if caller.admin else caller.name,
+        "model": model,
+        "strategy": strategy,
+        "backend": backend,
+        "outcome": outcome,
+        "slo_status": slo_status,
+    }
     return {"object": "list", "data": await asyncio.to_thread(store.latest, limit, **wanted)}
 
 
 async def _trace(request: Request, trace_id: str) -> dict[str, Any]:
-    found = await asyncio.to_thread(_service(request).traces.get, trace_id)
-    if found is None:
+    found, caller = await asyncio.to_thread(_service(request).traces.get, trace_id), _caller(request)
+    if found is None or not (caller.admin or found["key"] == caller.name):
         raise NotFound(f"No trace {trace_id!r} (traces appear within a second).", code="trace_not_found")
     return found
 

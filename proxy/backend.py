@@ -13,6 +13,7 @@ from proxy.config import BackendConfig, backend_api_key
 from proxy.correction import Correction
 from proxy.gpu_time import GpuTime
 from proxy.load_metrics import EngineLoad
+from proxy.tls import backend_context
 from proxy.upstream.pool import Limits, Origin, Pool
 from proxy.upstream.request import RequestHead
 from strategies.base import Need
@@ -49,10 +50,14 @@ class Backend:
     load: EngineLoad | None = None
     metric_missing: str | None = None
     correction: Correction = field(default_factory=Correction)
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     tokenizes: bool = True
     disagrees: frozenset[SamplingSetting] = frozenset()
     capabilities: Capabilities | None = None
+    _secret: bytes | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._secret = self.api_key.encode("latin-1", "replace") if self.api_key is not None else None
 
     @property
     def name(self) -> str:
@@ -100,6 +105,13 @@ class Backend:
             self.heads[path] = RequestHead(self.pool.origin, "POST", path, self.api_key)
         return self.heads[path]
 
+    def without_key(self, data: bytes) -> bytes:
+        """What the backend sent, with its API key, should it echo that, masked at the same length."""
+        secret = self._secret
+        if secret is None or secret not in data:
+            return data
+        return data.replace(secret, b"*" * len(secret))
+
     def get(self, path: str) -> bytes:
         """A whole GET request."""
         if path not in self.heads:
@@ -110,11 +122,11 @@ class Backend:
 def open_backend(
     config: BackendConfig, model: str, profile: Profile | None, clock: Callable[[], float], limits: Limits | None = None
 ) -> Backend:
-    """Raises ConfigError where the backend's key variable is not set."""
+    """Raises ConfigError where the backend's key variable is not set, or its TLS files cannot be used."""
     return Backend(
         config=config,
         model=model,
-        pool=Pool(Origin.parse(config.url), limits),
+        pool=Pool(Origin.parse(config.url), limits, backend_context(config)),
         profile=profile or wide_prior(config.name),
         gpu_time=GpuTime(config.gpus, clock),
         heads={},

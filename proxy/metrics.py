@@ -36,6 +36,10 @@ class Metrics(Collector):
         self._registry.register(_Live(backends, traces))
         self._registry.register(_Quality(tuple(served)))
 
+    def add(self, collector: Collector) -> None:
+        """Further families for the page."""
+        self._registry.register(collector)
+
     def observe(self, trace: Trace, model: str) -> None:
         """`model`: a name from the configuration, or "unknown": never the client's free text."""
         strategy = trace.plan.strategy if trace.plan else "none"

@@ -77,12 +77,14 @@ class _Answer(msgspec.Struct):
 
 
 class PooledModel:
-    """One such model, for one request; `calls` is what it was asked. All methods raise NoScore."""
+    """One such model, for one request; `calls` is what it was asked; `salt`: of its prefix cache. All methods raise
+    NoScore."""
 
-    def __init__(self, backend: Backend, clock: Callable[[], float]) -> None:
+    def __init__(self, backend: Backend, clock: Callable[[], float], salt: str | None = None) -> None:
         self.backend = backend
         self.calls: list[PooledCall] = []
         self._clock = clock
+        self._salt = salt
 
     async def tokens(self, messages: Sequence[dict[str, Any]], *, whole: bool) -> _Tokens:
         """Of a chat whose last message is the answer: `whole` with the template's end of turn, else as far as it is."""
@@ -122,7 +124,8 @@ class PooledModel:
     async def _metered(self, path: str, body: dict[str, Any], rows: int, read: Callable[[_Item], T]) -> list[T]:
         with metered(self.backend, self._clock, self.calls) as call:
             try:
-                answer = msgspec.json.decode(await self._post(path, body), type=_Answer)
+                salted = body if self._salt is None else {**body, "cache_salt": self._salt}
+                answer = msgspec.json.decode(await self._post(path, salted), type=_Answer)
                 found = [read(item) for item in answer.data]
             except (msgspec.DecodeError, ValueError, TypeError, LookupError) as error:
                 raise self._no_score(path, str(error)) from error
@@ -141,7 +144,7 @@ class PooledModel:
         except (UpstreamError, TimeoutError) as error:
             raise NoScore(f"{self.backend.name}: {path}: {error}") from error
         if status != 200:
-            raise NoScore(f"{self.backend.name}: {path} answered {status}: {answer[:200]!r}")
+            raise NoScore(f"{self.backend.name}: {path} answered {status}: {self.backend.without_key(answer)[:200]!r}")
         return answer
 
 

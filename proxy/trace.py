@@ -56,13 +56,14 @@ class PlanTrace(msgspec.Struct, omit_defaults=True):
 
 class Trace(msgspec.Struct, omit_defaults=True):
     """One request. `received_at`: Unix seconds; `request_id`: the client's own, None where it is the trace's id;
-    `slo_status`: met, missed, degraded or none."""
+    `key`: the name of the API key; `slo_status`: met, missed, degraded or none."""
 
     id: str
     received_at: float
     path: str
     request_id: str | None = None
     model: str | None = None
+    key: str | None = None
     stream: bool = False
     outcome: TraceOutcome = "answered"
     status: int = 0

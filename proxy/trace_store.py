@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS traces (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
     record TEXT NOT NULL,
+    key TEXT GENERATED ALWAYS AS (json_extract(record, '$.key')) VIRTUAL,
     model TEXT GENERATED ALWAYS AS (json_extract(record, '$.model')) VIRTUAL,
     strategy TEXT GENERATED ALWAYS AS (json_extract(record, '$.plan.strategy')) VIRTUAL,
     backend TEXT GENERATED ALWAYS AS (json_extract(record, '$.plan.backend')) VIRTUAL,
@@ -206,10 +207,20 @@ def _open(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")
         database.executescript(_SCHEMA)
+        _add_key(database)
     except sqlite3.Error:
         database.close()
         raise
     return database
+
+
+def _add_key(database: sqlite3.Connection) -> None:
+    """To a store from before keys had names: a virtual column rewrites nothing."""
+    columns = {row[1] for row in database.execute("PRAGMA table_xinfo(traces)")}
+    if "key" not in columns:
+        database.execute(
+            "ALTER TABLE traces ADD COLUMN key TEXT GENERATED ALWAYS AS (json_extract(record, '$.key')) VIRTUAL"
+        )
 
 
 def _row(trace: Trace, finish: Finish | None) -> tuple[str, str]:

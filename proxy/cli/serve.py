@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import uvicorn
 
 from proxy.app import build
 from proxy.config import Config, load
-from proxy.server_protocol import ServerProtocol
+from proxy.guarded_protocol import GuardedProtocol, WireLimits
 from strategies.registry import Registry
 
 KEEP_ALIVE_S = 75
@@ -38,8 +39,12 @@ def check(config: Config) -> None:
 
     from proxy import catalog
     from proxy.config import client_api_keys
+    from proxy.service import limiter_for
+    from proxy.tls import check_listener
 
     client_api_keys(config)
+    check_listener(config.server)
+    limiter_for(config)
     catalog.build(config, Registry.installed(), monotonic)
 
 
@@ -47,17 +52,22 @@ def server_for(
     config: Config, host: str, port: int, log_level: str, registry: Registry | None = None
 ) -> uvicorn.Server:
     """uvloop and httptools are pinned: together they nearly double the rate of asyncio and h11."""
+    tls = config.server.tls
+    limits = WireLimits(config.server.max_header_bytes, config.server.header_timeout_s)
     return uvicorn.Server(
         uvicorn.Config(
             build(config, registry),
             host=host,
             port=port,
             loop="uvloop",
-            http=ServerProtocol,
+            http=partial(GuardedProtocol, limits=limits),  # type: ignore[arg-type]  # it is called as a class is
+            ws="none",
             lifespan="on",
             access_log=False,
             log_level=log_level,
             timeout_keep_alive=KEEP_ALIVE_S,
+            ssl_certfile=str(tls.cert) if tls is not None else None,
+            ssl_keyfile=str(tls.key) if tls is not None else None,
             timeout_graceful_shutdown=GRACE_S,
             proxy_headers=False,
             server_header=False,

@@ -3,7 +3,19 @@
 from pathlib import Path
 
 from proxy.cli import _COMMANDS
-from proxy.config import BackendConfig, Config, LaunchConfig, ModelConfig, ServerConfig, SloConfig, TracesConfig
+from proxy.client_keys import KeyLimits
+from proxy.config import (
+    BackendConfig,
+    Config,
+    LaunchConfig,
+    LimitsConfig,
+    ListenTlsConfig,
+    ModelConfig,
+    ServerConfig,
+    SloConfig,
+    TlsConfig,
+    TracesConfig,
+)
 from proxy.controls import CONTROL_HEADERS
 from strategies.registry import Registry
 
@@ -26,7 +38,10 @@ def test_every_strategy_is_in_the_readme() -> None:
 
 
 def test_every_configuration_key_is_in_the_contracts() -> None:
-    sections = (Config, ServerConfig, SloConfig, TracesConfig, ModelConfig, BackendConfig, LaunchConfig)
+    sections = (
+        *(Config, ServerConfig, SloConfig, TracesConfig, LimitsConfig, ModelConfig, BackendConfig, LaunchConfig),
+        *(TlsConfig, ListenTlsConfig, KeyLimits),
+    )
     keys = [key for section in sections for key in section.model_fields]
     assert [key for key in keys if f"{key}:" not in CONTRACTS] == []
 
