@@ -7,6 +7,7 @@ The body is bounded where it is read (`asgi.read_body`), and the whole request b
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from proxy.errors import ClientTimeout, HeadersTooLarge, InvalidRequest, ProxyEr
 from proxy.server_protocol import ServerProtocol
 
 MAX_HEADERS = 128
+_LEN_OF_TE = len(b"transfer-encoding")
+_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 LINGER_S = 5.0  # for the rest of a body that was answered before it had come
 
 
@@ -47,6 +50,8 @@ class GuardedProtocol(ServerProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._silent_bytes += len(data)
+        if not (self._head_open or self._message_open) and b"pgrade" in data:
+            data = _without_upgrade(data)
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -72,6 +77,13 @@ class GuardedProtocol(ServerProtocol):
             return
         self._head_count += 1
         self._count_head(len(name) + len(value))
+        # Others may agree on "gzip, chunked", or on HTTP/1.0, about where the body ends, or not.
+        if (
+            len(name) == _LEN_OF_TE
+            and name.lower() == b"transfer-encoding"
+            and (value.strip().lower() != b"chunked" or self.parser.get_http_version() != "1.1")
+        ):
+            raise InvalidRequest("transfer-encoding: only `chunked` is understood", code="invalid_http")
         super().on_header(name, value)
 
     def _count_head(self, n_bytes: int) -> None:
@@ -84,6 +96,8 @@ class GuardedProtocol(ServerProtocol):
     def on_headers_complete(self) -> None:
         self._head_open, self._message_open, self._silent_bytes = False, True, 0
         self._head_since = None
+        if not self.headers and self.parser.get_http_version() == "0.9":
+            raise InvalidRequest("HTTP/0.9 is not spoken here", code="invalid_http")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -147,9 +161,23 @@ class GuardedProtocol(ServerProtocol):
         """uvicorn's, for what is not HTTP: in OpenAI's envelope, and never into the middle of another answer."""
         self._refuse(self._refusal or InvalidRequest("The request is not valid HTTP/1.1.", code="invalid_http"))
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade that `_without_upgrade` did not see (its head came in parts): the parser takes what follows for
+        another protocol, and the next request for what it likes."""
+        self.transport.close()
+
     def _refuse(self, error: ProxyError) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        unanswered = self._message_open and not self.pipeline and cycle is not None and not cycle.response_started
+        if cycle is None or cycle.response_complete or unanswered:
             body = error.body()
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[error.http_status] + head + body)
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """An offer to change the protocol is ignored, as RFC 9110 §7.8 allows. The parser would not: it would take the
+    request's body for the other protocol, and Java's HTTP client offers h2c with every first request."""
+    end = data.find(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-offer", data[:end]) + data[end:] if end > 0 else data
