@@ -20,6 +20,7 @@ from proxy.config import Config
 from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, envelope
 from proxy.handler import RELAYED_PATHS, SCALED_PATHS, Handler
 from proxy.limits import Amount
+from proxy.openapi import document
 from proxy.plan_view import plan_view
 from proxy.server_protocol import EXTENSION
 from proxy.service import Service
@@ -79,10 +80,24 @@ def _side_routes() -> FastAPI:
     app.post("/v1/plan", dependencies=key)(_plan)
     app.get("/v1/traces", dependencies=key)(_traces)
     app.get("/v1/traces/{trace_id}", dependencies=key)(_trace)
+    app.openapi = _Document(app)  # type: ignore[method-assign]  # FastAPI's way to say it
     app.add_exception_handler(ProxyError, _as_envelope)
     app.add_exception_handler(HTTPException, _as_envelope)
     app.add_exception_handler(RequestValidationError, _as_envelope)
     return app
+
+
+class _Document:
+    """The OpenAPI document, made once, when somebody asks."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._made: dict[str, Any] | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        if self._made is None:
+            self._made = document(self._app)
+        return self._made
 
 
 def _service(request: Request) -> Service:
