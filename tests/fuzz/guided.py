@@ -14,8 +14,6 @@ import atheris
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 with atheris.instrument_imports(include=["proxy", "strategies"]):
-    from proxy import upstream_body
-    from proxy.call import parse
     from proxy.config import SloDefaults
     from proxy.controls import CONTROL_HEADERS, read
     from proxy.errors import InvalidRequest
@@ -39,22 +37,10 @@ def controls(data: bytes) -> None:
         json.dumps(error.message)
 
 
-def body(data: bytes) -> None:
-    try:
-        call = parse("/v1/chat/completions", [], b'{"model":"m",' + data, SloDefaults())
-        call.salt = "s"
-        json.loads(upstream_body.relayed(call, call.model))
-    except InvalidRequest:
-        return
-    except RecursionError:
-        return
-
-
 TARGETS: dict[str, Callable[[bytes], object]] = {
     "sse": sse,
     "controls": controls,
-    "body": body,
-    "extract": lambda data: extract(data.decode("utf-8", "surrogatepass" if data[:1] == b"x" else "replace")),
+    "extract": lambda data: extract(data.decode("utf-8", "replace")),
     "canonical": lambda data: canonical(data.decode("utf-8", "replace")),
     "json": lambda data: canonical_json(data.decode("utf-8", "replace")),
 }

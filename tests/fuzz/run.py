@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-GUIDED = ("sse", "extract", "canonical", "controls", "body", "json")
+GUIDED = ("sse", "extract", "canonical", "controls", "json")
 
 
 def main() -> None:
