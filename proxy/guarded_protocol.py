@@ -57,10 +57,13 @@ class GuardedProtocol(ServerProtocol):
             return
         if not (self._head_open or self._message_open):
             self._silent_bytes = 0
-            return
-        if self._silent_bytes > 2 * self._limits.head_bytes + len(data):
-            self._refuse(HeadersTooLarge(self._limits.head_bytes))
-        elif self._head_open and self._head_since is None:
+            answered = self.cycle is None or self.cycle.response_complete
+        else:
+            answered = False
+            if self._silent_bytes > 2 * self._limits.head_bytes + len(data):
+                self._refuse(HeadersTooLarge(self._limits.head_bytes))
+                return
+        if (self._head_open or answered) and self._head_since is None:  # `answered`: empty lines before a head
             self._head_since = self.loop.time()
             self._await_head(self._limits.head_timeout_s)
 

@@ -194,7 +194,7 @@ async def test_what_has_no_end_is_ended(fleet: Fleet, endless: tuple[bytes, byte
 async def test_a_head_that_comes_byte_by_byte_has_its_time(fleet: Fleet) -> None:
     _, proxy = await fleet.one(server={"header_timeout_s": 0.3})
 
-    async def drip(first: bytes) -> tuple[bytes, float]:
+    async def drip(first: bytes, more: bytes = b"x") -> tuple[bytes, float]:
         began = asyncio.get_running_loop().time()
         async with await proxy.connect() as client:
             client.writer.write(first)
@@ -202,15 +202,17 @@ async def test_a_head_that_comes_byte_by_byte_has_its_time(fleet: Fleet) -> None
             while not heard.done():
                 await asyncio.sleep(0.05)
                 if first and not heard.done():
-                    client.writer.write(b"x")
+                    client.writer.write(more)
             return await heard, asyncio.get_running_loop().time() - began
 
     silent, slow = await drip(b""), await drip(b"POST /")
     answered = post(HOST, LENGTH) + b"GET /hea"
     third = await drip(answered)
+    fourth = await drip(post(HOST, LENGTH), b"\r\n")
+    assert fourth[0].startswith(b"HTTP/1.1 200") and fourth[0].count(b"HTTP/1.1") == 1
     assert silent[0] == b"" and slow[0].startswith(b"HTTP/1.1 408")
     assert third[0].startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408" in third[0]
-    assert all(0.25 < took < 3 for _, took in (silent, slow, third))
+    assert all(0.25 < took < 3 for _, took in (silent, slow, third, fourth))
 
 
 async def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(
