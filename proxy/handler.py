@@ -142,14 +142,27 @@ class Handler:
         """Charge what it took. Here, not in the trace writer's thread, which may be full or behind."""
         trace, admission = exchange.trace, exchange.admission
         assert admission is not None
-        if exchange.finish is not None:
-            exchange.finish(trace)
-        else:
-            self._service.metrics.count_tokens(trace)
-        tokens = float(trace.prompt_tokens + trace.completion_tokens)
-        if trace.branches and not trace.prompt_tokens and trace.status != 200:  # left or broke before it told
-            tokens = max(tokens, admission.expected.tokens)
+        try:
+            if exchange.finish is not None:
+                exchange.finish(trace)
+            else:
+                self._service.metrics.count_tokens(trace)
+        except Exception:  # the rest of the request's end must come all the same
+            log.exception("what request %s used could not be read", trace.id)
+        tokens = _tokens(exchange, admission.expected.tokens)
         self._service.limiter.settle(admission, Amount(tokens, trace.cost_usd or 0.0))
+
+
+def _tokens(exchange: Exchange, expected: float) -> float:
+    """What the request is charged: as the backend told, or, where it did not, its prompt by its size; one that left or
+    broke before the backend could tell is charged as expected, else leaving early would be free."""
+    trace, call = exchange.trace, exchange.call
+    told = float(trace.prompt_tokens + trace.completion_tokens)
+    refused = 400 <= trace.status < 499
+    if not trace.branches or trace.prompt_tokens or refused or call.path in ("/tokenize", "/detokenize"):
+        return told
+    guessed = told + len(call.body) / BYTES_PER_TOKEN
+    return guessed if trace.status == 200 else max(guessed, expected)
 
 
 _WITHOUT_ANSWER = ("/v1/embeddings", "/tokenize", "/detokenize")
