@@ -6,7 +6,7 @@ ARGS ?=
 # Where pip finds PyTorch's CPU build when the configured package index has only CUDA ones.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-fast check format bench bench-planner bench-scale bench-prediction bench-advice bench-costs proof faults soak lock clean
+.PHONY: demo test test-fast check audit fuzz format bench bench-planner bench-scale bench-prediction bench-advice bench-costs proof faults soak lock clean
 
 demo: .venv/ready .venv-vllm/ready
 	$(BIN)/paretoproxy demo --engine-python $(ENGINE) $(ARGS)
@@ -21,6 +21,13 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tests/tools/audit.py
+
+audit: .venv/ready
+	$(BIN)/python tests/tools/audit.py $(ARGS)
+
+fuzz: .venv/ready
+	$(BIN)/python tests/fuzz/run.py $(ARGS)
 
 format: .venv/ready
 	$(BIN)/ruff format .

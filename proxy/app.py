@@ -15,19 +15,23 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from proxy.asgi import Receive, Scope, Send, read_body
-from proxy.authorization import authorize
+from proxy.authorization import authorize, check_admin
+from proxy.client_keys import Caller
 from proxy.config import Config
 from proxy.console_routes import add_console
 from proxy.costs import costs_view
 from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, envelope
+from proxy.limits import Amount
 from proxy.live import Live
+from proxy.openapi import document
 from proxy.plan_view import plan_view
 from proxy.process_metrics import ProcessMetrics
 from proxy.reload import Reloader
 from proxy.server_protocol import EXTENSION
 from proxy.service import Service
 from proxy.supervisor import Place
-from proxy.trace_routes import as_proxy_error, list_traces, one_trace
+from proxy.trace_context import new_id
+from proxy.trace_routes import as_proxy_error, list_traces, one_trace, own_key
 from proxy.trace_store import StoreError
 from proxy.worker_metrics import Exchange
 from strategies.registry import Registry
@@ -104,7 +108,7 @@ def _side_routes() -> FastAPI:
     key = [Depends(_authorized)]
     app.get("/health")(_health)
     app.get("/ready")(_ready)
-    app.get("/metrics")(_metrics)
+    app.get("/metrics", dependencies=[Depends(_may_scrape)])(_metrics)
     app.get("/v1/models", dependencies=key)(_models)
     app.get("/v1/models/{name:path}", dependencies=key)(_model)
     app.post("/v1/plan", dependencies=key)(_plan)
@@ -112,6 +116,7 @@ def _side_routes() -> FastAPI:
     app.get("/v1/traces/{trace_id}", dependencies=key)(one_trace)
     app.get("/v1/costs", dependencies=key)(_costs)
     add_console(app, key)
+    app.openapi = _Document(app)  # type: ignore[method-assign]  # FastAPI's way to say it
     app.add_exception_handler(ProxyError, _as_envelope)
     app.add_exception_handler(StoreError, _as_envelope)
     app.add_exception_handler(HTTPException, _as_envelope)
@@ -119,13 +124,39 @@ def _side_routes() -> FastAPI:
     return app
 
 
+class _Document:
+    """The OpenAPI document, made once, when somebody asks."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._made: dict[str, Any] | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        if self._made is None:
+            self._made = document(self._app)
+        return self._made
+
+
 def _service(request: Request) -> Service:
     service: Service = request.state.service
     return service
 
 
-async def _authorized(request: Request) -> None:
-    authorize(_service(request).api_keys, request.headers.raw)
+async def _authorized(request: Request) -> Caller:
+    caller: Caller = authorize(_service(request).keys, request.headers.raw)
+    request.state.caller = caller
+    return caller
+
+
+def _caller(request: Request) -> Caller:
+    """Who asks, on a route that `_authorized` guards."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+async def _may_scrape(request: Request) -> None:
+    if _service(request).config.server.protect_metrics:
+        check_admin(await _authorized(request))
 
 
 async def _health() -> dict[str, str]:
@@ -167,27 +198,35 @@ def _card(name: str) -> dict[str, Any]:
 
 
 async def _models(request: Request) -> dict[str, Any]:
-    return {"object": "list", "data": [_card(name) for name in _service(request).catalog.names]}
+    allowed = _caller(request).limits.models
+    names = [name for name in _service(request).catalog.names if allowed is None or name in allowed]
+    return {"object": "list", "data": [_card(name) for name in names]}
 
 
 async def _model(request: Request, name: str) -> dict[str, Any]:
-    if _service(request).catalog.find(name) is None:
+    allowed = _caller(request).limits.models
+    if _service(request).catalog.find(name) is None or (allowed is not None and name not in allowed):
         raise NotFound(f"The model `{name}` does not exist.", param="model", code="model_not_found")
     return _card(name)
 
 
 async def _plan(request: Request) -> Response:
     """The ranked candidates for a chat completion with these headers and body; nothing is sent to a backend."""
-    service, headers = _service(request), request.headers.raw
+    service, headers, caller = _service(request), request.headers.raw, _caller(request)
     body = await read_body(headers, request.receive, service.config.server.max_body_bytes)
-    view = await plan_view(service, headers, body)
-    return JSONResponse(view)
+    admission = await service.limiter.admit(caller, new_id(), most_tokens=0)
+    try:
+        return JSONResponse(await plan_view(service, headers, body, caller))
+    finally:
+        if admission is not None:
+            service.limiter.settle(admission, Amount())
 
 
 async def _costs(
     request: Request, group_by: str = "", since: str | None = None, until: str | None = None
 ) -> dict[str, Any]:
-    return await costs_view(_service(request), group_by, since, until)
+    """Of the caller's own key; an admin's sees all, and the fleet."""
+    return await costs_view(_service(request), group_by, since, until, own_key(request))
 
 
 async def _as_envelope(request: Request, error: Exception) -> Response:

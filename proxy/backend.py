@@ -20,6 +20,7 @@ from proxy.line import Line
 from proxy.load_metrics import EngineLoad
 from proxy.prices import Pricing
 from proxy.spending import Spending
+from proxy.tls import backend_context
 from proxy.unseen_tokens import Pace
 from proxy.upstream.pool import Limits, Origin, Pool
 from proxy.upstream.request import RequestHead
@@ -58,7 +59,7 @@ class Backend:
     load: EngineLoad | None = None
     metric_missing: str | None = None
     correction: Correction = field(default_factory=Correction)
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     tokenizes: bool = True
     disagrees: frozenset[SamplingSetting] = frozenset()
     capabilities: Capabilities | None = None
@@ -66,10 +67,12 @@ class Backend:
     pricing: Pricing = field(init=False)
     spending: Spending = field(init=False)
     pace: Pace = field(default_factory=Pace)
+    _secret: bytes | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.pricing = Pricing(self.config, self.profile)
         self.spending = Spending(self.gpu_time, self.pricing, time.time)
+        self._secret = self.api_key.encode("latin-1", "replace") if self.api_key is not None else None
 
     @property
     def name(self) -> str:
@@ -117,6 +120,13 @@ class Backend:
             self.heads[path] = RequestHead(self.pool.origin, "POST", path, self.api_key)
         return self.heads[path]
 
+    def without_key(self, data: bytes) -> bytes:
+        """What the backend sent, with its API key, should it echo that, masked at the same length."""
+        secret = self._secret
+        if secret is None or secret not in data:
+            return data
+        return data.replace(secret, b"*" * len(secret))
+
     def get(self, path: str) -> bytes:
         """A whole GET request."""
         if path not in self.heads:
@@ -127,11 +137,11 @@ class Backend:
 def open_backend(
     config: BackendConfig, model: str, profile: Profile | None, clock: Callable[[], float], limits: Limits | None = None
 ) -> Backend:
-    """Raises ConfigError where the backend's key variable is not set."""
+    """Raises ConfigError where the backend's key variable is not set, or its TLS files cannot be used."""
     return Backend(
         config=config,
         model=model,
-        pool=Pool(Origin.parse(config.url), limits),
+        pool=Pool(Origin.parse(config.url), limits, backend_context(config)),
         profile=profile or wide_prior(config.name),
         gpu_time=GpuTime(config.gpus, clock),
         heads={},
@@ -158,9 +168,10 @@ def continued(before: Backend | None, after: Backend) -> Backend:
 
 
 def _same_engine(one: Backend, other: Backend) -> bool:
-    return (one.config.url, one.config.gpus, one.model, one.api_key) == (
+    return (one.config.url, one.config.gpus, one.config.tls, one.model, one.api_key) == (
         other.config.url,
         other.config.gpus,
+        other.config.tls,
         other.model,
         other.api_key,
     )

@@ -193,17 +193,22 @@ class Served:
         single_only: bool,
         at_least: int,
         lacking: frozenset[Need] = frozenset(),
+        rights: tuple[int | None, frozenset[str] | None] = (None, None),
     ) -> np.ndarray:
-        """Which of `settings` a request's nature admits, (settings,). `lacking`: needs that it does not meet itself."""
+        """Which of `settings` a request's nature admits, (settings,). `lacking`: needs that it does not meet itself.
+        `rights`: how many branches, and which strategies besides `none`, the caller may use; None: all."""
         lacking |= MODEL_NEEDS - self.met
-        key = (self.table(task).task, _bucket(max_tokens), greedy, single_only, at_least, lacking)
+        key = (self.table(task).task, _bucket(max_tokens), greedy, single_only, at_least, lacking, rights)
         if key not in self._allowed:
+            at_most, strategies = rights
             self._allowed[key] = np.array(
                 [
                     setting.greedy == greedy
                     and (setting.strategy == "none" or not single_only)
                     and setting.branches >= at_least
                     and not (setting.needs & lacking)
+                    and (at_most is None or setting.branches <= at_most)
+                    and (strategies is None or setting.strategy == "none" or setting.strategy in strategies)
                     for setting in self.settings(task, max_tokens)
                 ]
             )

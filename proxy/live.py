@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 class Generation:
     """One service with its handlers by path. `requests`: how many run on it."""
 
-    __slots__ = ("handlers", "requests", "service")
+    __slots__ = ("_handler", "handlers", "requests", "service")
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.handlers: Mapping[str, Handler] = dict.fromkeys((*SCALED_PATHS, *RELAYED_PATHS), Handler(service))
+        self._handler = Handler(service)
+        self.handlers: Mapping[str, Handler] = dict.fromkeys((*SCALED_PATHS, *RELAYED_PATHS), self._handler)
         self.requests = 0
+
+    def close(self) -> None:
+        """Once no request runs on it."""
+        self._handler.close()
 
 
 class Live:
@@ -48,6 +53,7 @@ class Live:
         """End the service, and what a reload has left of earlier ones."""
         if self.reloader is not None:
             await self.reloader.aclose()
+        self.current.close()
         await self.service.aclose()
         if self.exchange is not None:
             await self.exchange.aclose()

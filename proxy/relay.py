@@ -130,13 +130,34 @@ async def relay(
     sink.exchange = backend.pool.send(request, sink)
     try:
         with client.watch(sink.client_gone):
-            await _pump(sink, client, extra, may_retry, clock)
+            await _pump(sink, client, extra, may_retry, clock, backend)
     finally:
         sink.exchange.cancel()
 
 
-async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool, clock: Callable[[], float]) -> None:
+class _WithoutKey:
+    """Bytes for the client with the backend's API key, should it echo that, masked. An error is held back by as many
+    bytes as a key that two pieces share could have."""
+
+    def __init__(self, backend: Backend, status: int) -> None:
+        self._backend = backend
+        self._hold = len(backend.api_key or "") - 1 if status >= 400 else 0
+        self._rest = b""
+
+    def __call__(self, data: bytes, ended: bool) -> bytes:
+        if self._hold > 0:
+            data = self._backend.without_key(self._rest + data)
+            cut = len(data) if ended else max(0, len(data) - self._hold)
+            data, self._rest = data[:cut], data[cut:]
+            return data
+        return self._backend.without_key(data)
+
+
+async def _pump(
+    sink: RelaySink, client: Client, extra: Headers, may_retry: bool, clock: Callable[[], float], backend: Backend
+) -> None:
     started = False
+    without_key = None
     while True:
         await sink.wait()
         if sink.gone:
@@ -155,12 +176,18 @@ async def _pump(sink: RelaySink, client: Client, extra: Headers, may_retry: bool
                 ours.add(b"content-length")
             headers = [line for line in returned_headers(sink.headers) if line[0] not in ours]
             headers += extra
+            if backend.api_key is not None:
+                without_key = _WithoutKey(backend, sink.status)
+                headers = [(backend.without_key(name), backend.without_key(value)) for name, value in headers]
             if whole:
                 sink.first_at = clock()
-                await client.send_whole(sink.status, headers, sink.take())
+                data = sink.take()
+                await client.send_whole(sink.status, headers, without_key(data, True) if without_key else data)
                 return
             await client.send({"type": "http.response.start", "status": sink.status, "headers": headers})
         data, ended = sink.take(), sink.ended
+        if without_key is not None:
+            data = without_key(data, ended)
         if sink.first_at is None and data:
             sink.first_at = clock()
         if data or ended:

@@ -23,6 +23,7 @@ from profiler import verdict
 from proxy import catalog as catalogs
 from proxy.backend import Backend
 from proxy.catalog import Catalog
+from proxy.client_keys import Keys
 from proxy.config import Config, ConfigError, client_api_keys, load, with_server
 from proxy.live import Generation, Live
 from proxy.probe import POOLED_LATE_LOOKS, Prober, probe
@@ -39,6 +40,10 @@ _AT_START: dict[str, Callable[[Config], object]] = {
     "server.port": lambda config: config.server.port,
     "server.workers": lambda config: config.server.workers,
     "server.log_format": lambda config: config.server.log_format,
+    "server.tls": lambda config: config.server.tls,
+    "server.max_header_bytes": lambda config: config.server.max_header_bytes,
+    "server.header_timeout_s": lambda config: config.server.header_timeout_s,
+    "limits": lambda config: config.limits,
     "traces.path": lambda config: config.traces.path,
     "traces.url": lambda config: config.traces.url,
     "traces.retention_days": lambda config: config.traces.retention_days,
@@ -53,7 +58,7 @@ class _Read(NamedTuple):
 
     config: Config
     catalog: Catalog
-    api_keys: frozenset[str] | None
+    keys: Keys | None
 
 
 class Reloader(Collector):
@@ -82,6 +87,8 @@ class Reloader(Collector):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for generation in self._old:
+            generation.close()
         for backend in self._leaving.values():
             await backend.pool.aclose()
 
@@ -172,7 +179,7 @@ class Reloader(Collector):
         for name, served in catalog.served.items():
             if name in before.catalog.served:
                 served.keep_watching(before.catalog.served[name])
-        service = replace(before, config=read.config, catalog=catalog, api_keys=read.api_keys, probers=probers)
+        service = replace(before, config=read.config, catalog=catalog, keys=read.keys, probers=probers)
         self._old.append(self._live.replace(service))
         service.metrics.follow(catalog.backends, catalog.served.values(), catalog.pooled)
         if service.telemetry is not None:
@@ -207,6 +214,9 @@ class Reloader(Collector):
             if not self._old:
                 continue
             running = [generation for generation in self._old if generation.requests]
+            for generation in self._old:
+                if not generation.requests:
+                    generation.close()
             over = len(running) < len(self._old)
             self._old = running
             used = {key for generation in running for key in _pools(generation.service.catalog)}

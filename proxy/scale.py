@@ -15,6 +15,7 @@ from proxy.asking import Question, question
 from proxy.branch import BranchStream
 from proxy.call import Call
 from proxy.catalog import Served
+from proxy.client_keys import ANYBODY, Caller
 from proxy.correction import Forecast
 from proxy.errors import (
     DeadlineExceeded,
@@ -27,6 +28,7 @@ from proxy.errors import (
 )
 from proxy.fanout import Run
 from proxy.generations import Requests
+from proxy.limits import Admission
 from proxy.line import Dues
 from proxy.planner import Ask, Decision, NoCandidate
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
@@ -49,13 +51,15 @@ GUESSED = "the prompt's length was guessed: no tokenizer here, and no backend to
 @dataclass(slots=True)
 class Exchange:
     """One client's request as the server holds it. `arrived_at`: time.monotonic(); `finish`: work left for the
-    trace's writer."""
+    trace's writer; `caller`: who asks; `admission`: to be settled, where its key has limits."""
 
     call: Call
     client: Client
     arrived_at: float
     trace: Trace
     finish: Callable[[Trace], None] | None = None
+    caller: Caller = ANYBODY
+    admission: Admission | None = None
 
 
 @dataclass(slots=True)
@@ -74,7 +78,7 @@ async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) 
     """Answer one controlled request. Raises ProxyError before anything was sent; ClientGone."""
     call, trace = exchange.call, exchange.trace
     tokens, counted = await _prompt_length(exchange, models[0])
-    asked = question(call, models, service.registry, tokens)
+    asked = question(call, models, service.registry, tokens, exchange.caller)
     if not counted:
         asked = replace(asked, note=f"{asked.note}; {GUESSED}" if asked.note else GUESSED)
     streamed = StreamedReply(exchange.client.send, call) if call.stream else None

@@ -35,6 +35,7 @@ RULES: dict[str, Callable[[Iterable[float]], float]] = {
     "paretoproxy_backend_latency_spread": fmean,
     "paretoproxy_expected_accuracy": fmean,
     "paretoproxy_quality_drift": lambda values: max(values, key=abs),
+    "paretoproxy_limits_shared": min,
     "paretoproxy_trace_store_up": min,
     "paretoproxy_traces_waiting": sum,
     "paretoproxy_telemetry_queue": sum,

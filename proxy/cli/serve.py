@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import uvicorn
 from proxy import logs
 from proxy.app import build
 from proxy.config import Config, ConfigError, load, with_server
+from proxy.guarded_protocol import GuardedProtocol, WireLimits
 from proxy.server import Server
-from proxy.server_protocol import ServerProtocol
 from proxy.supervisor import Place, Supervisor, listen
 from strategies.registry import Registry
 
@@ -100,9 +101,13 @@ def check(config: Config) -> None:
 
     from proxy import catalog, telemetry
     from proxy.config import client_api_keys
+    from proxy.service import limiter_for
+    from proxy.tls import check_listener
 
     client_api_keys(config)
     telemetry.check(config)
+    check_listener(config.server)
+    limiter_for(config)
     catalog.build(config, Registry.installed(), monotonic)
 
 
@@ -120,18 +125,23 @@ def server_for(
     """uvloop and httptools are pinned: together they nearly double the rate of asyncio and h11. `source`: the
     configuration's file, to be watched for changes; `overrides`: of its section `server`; `place`: of one of several
     workers."""
+    tls = config.server.tls
+    limits = WireLimits(config.server.max_header_bytes, config.server.header_timeout_s)
     return Server(
         uvicorn.Config(
             build(config, registry, source, place, overrides),
             host=host,
             port=port,
             loop="uvloop",
-            http=ServerProtocol,
+            http=partial(GuardedProtocol, limits=limits),  # type: ignore[arg-type]  # it is called as a class is
+            ws="none",
             lifespan="on",
             access_log=False,
             log_config=None,
             log_level=log_level,
             timeout_keep_alive=KEEP_ALIVE_S,
+            ssl_certfile=str(tls.cert) if tls is not None else None,
+            ssl_keyfile=str(tls.key) if tls is not None else None,
             proxy_headers=False,
             server_header=False,
             date_header=False,

@@ -3,14 +3,18 @@
 from pathlib import Path
 
 from proxy.cli import _COMMANDS
+from proxy.client_keys import KeyLimits
 from proxy.config import (
     BackendConfig,
     Config,
     LaunchConfig,
+    LimitsConfig,
+    ListenTlsConfig,
     ModelConfig,
     ServerConfig,
     SloConfig,
     TelemetryConfig,
+    TlsConfig,
     TracesConfig,
 )
 from proxy.controls import CONTROL_HEADERS
@@ -36,7 +40,7 @@ def test_every_strategy_is_in_the_readme() -> None:
 
 def test_every_configuration_key_is_in_the_contracts() -> None:
     sections = (Config, ServerConfig, SloConfig, TracesConfig, TelemetryConfig, ModelConfig)
-    sections = (*sections, BackendConfig, LaunchConfig)
+    sections = (*sections, BackendConfig, LaunchConfig, LimitsConfig, TlsConfig, ListenTlsConfig, KeyLimits)
     keys = [key for section in sections for key in section.model_fields]
     assert [key for key in keys if f"{key}:" not in CONTRACTS] == []
 

@@ -25,6 +25,7 @@ async def test_the_table_of_metrics_is_what_the_page_has(collector: HttpCollecto
     families: list[Any] = proxy.service.metrics.read()
     found = {each.name: (each.type, tuple(each._labelnames)) for each in families}
     found["paretoproxy_workers"] = ("gauge", ())  # of the page that several make
+    found["paretoproxy_limits_shared"] = ("gauge", ())  # with Redis
     assert documented() == found
 
 
