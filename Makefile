@@ -6,7 +6,7 @@ ARGS ?=
 # Where pip finds PyTorch's CPU build when the configured package index has only CUDA ones.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-fast check format bench bench-planner bench-scale bench-prediction bench-advice bench-costs proof clients lock clean
+.PHONY: demo test test-fast check audit fuzz format bench bench-planner bench-scale bench-prediction bench-advice bench-costs proof faults soak clients lock clean
 
 demo: .venv/ready .venv-vllm/ready
 	$(BIN)/paretoproxy demo --engine-python $(ENGINE) $(ARGS)
@@ -21,6 +21,13 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tests/tools/audit.py
+
+audit: .venv/ready
+	$(BIN)/python tests/tools/audit.py $(ARGS)
+
+fuzz: .venv/ready
+	$(BIN)/python tests/fuzz/run.py $(ARGS)
 
 format: .venv/ready
 	$(BIN)/ruff format .
@@ -46,6 +53,12 @@ bench-costs: .venv/ready .venv-vllm/ready
 
 proof: .venv/ready
 	$(BIN)/python tests/benchmarks/proof.py $(ARGS)
+
+faults: .venv/ready
+	$(BIN)/python tests/benchmarks/faults.py $(ARGS)
+
+soak: .venv/ready
+	$(BIN)/python tests/benchmarks/soak.py $(ARGS)
 
 clients: .venv-clients/ready
 

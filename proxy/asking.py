@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from proxy.authorization import check_samples, check_strategy
 from proxy.call import Call
 from proxy.capabilities import ENGINE_NEEDS
 from proxy.catalog import Served
+from proxy.client_keys import ANYBODY, Caller
 from proxy.controls import Controls
 from proxy.errors import InvalidControl, InvalidRequest
 from proxy.planner import Ask, Pinned
@@ -26,8 +28,11 @@ class Question:
     note: str | None
 
 
-def question(call: Call, models: Sequence[Served], registry: Registry, prompt_tokens: float) -> Question:
-    """Raises InvalidControl or InvalidRequest."""
+def question(
+    call: Call, models: Sequence[Served], registry: Registry, prompt_tokens: float, caller: Caller = ANYBODY
+) -> Question:
+    """What the client pins beyond its key's limits is refused; a free choice keeps within them. Raises InvalidControl,
+    InvalidRequest or Forbidden."""
     _check_prompt(call)
     controls = call.controls
     task = _task(controls, models)
@@ -42,6 +47,7 @@ def question(call: Call, models: Sequence[Served], registry: Registry, prompt_to
         _check_needs(call, pinned, models)
     lacking = _lacking(call, answers)
     _check_n(call, pinned, single)
+    _check_rights(caller, call, pinned)
     ask = Ask(
         slo=controls.slo,
         task=task,
@@ -54,6 +60,8 @@ def question(call: Call, models: Sequence[Served], registry: Registry, prompt_to
         at_least=call.answers_wanted,
         single_only=single,
         lacking=lacking,
+        at_most=caller.limits.max_n,
+        strategies=caller.limits.strategies,
     )
     return Question(ask, answers, note)
 
@@ -184,6 +192,15 @@ def _check_needs(call: Call, pinned: Pinned, models: Sequence[Served]) -> None:
         )
         if not met:
             raise InvalidControl("x-tts-strategy", f"{name} needs {_MEANING[need]}")
+
+
+def _check_rights(caller: Caller, call: Call, pinned: Pinned | None) -> None:
+    """Raises Forbidden."""
+    if pinned is not None:
+        check_strategy(caller, pinned.strategy)
+        check_samples(caller, pinned.branches, "x-tts-n")
+    elif call.controls.n is not None:
+        check_samples(caller, call.controls.n, "x-tts-n")
 
 
 def _check_n(call: Call, pinned: Pinned | None, note: str | None) -> None:

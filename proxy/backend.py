@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from profiler.profile_file import Profile, wide_prior
 from profiler.verdict import SamplingSetting
 from proxy.capabilities import Capabilities
@@ -20,6 +22,7 @@ from proxy.load_metrics import EngineLoad
 from proxy.prices import Pricing
 from proxy.reliability.settings import BreakerConfig
 from proxy.spending import Spending
+from proxy.tls import backend_context
 from proxy.unseen_tokens import Pace
 from proxy.upstream.pool import Limits, Origin, Pool
 from proxy.upstream.request import RequestHead
@@ -47,7 +50,7 @@ class Backend:
     load: EngineLoad | None = None
     metric_missing: str | None = None
     correction: Correction = field(default_factory=Correction)
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     tokenizes: bool = True
     disagrees: frozenset[SamplingSetting] = frozenset()
     capabilities: Capabilities | None = None
@@ -55,10 +58,12 @@ class Backend:
     pricing: Pricing = field(init=False)
     spending: Spending = field(init=False)
     pace: Pace = field(default_factory=Pace)
+    _secret: bytes | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.pricing = Pricing(self.config, self.profile)
         self.spending = Spending(self.gpu_time, self.pricing, time.time)
+        self._secret = self.api_key.encode("latin-1", "replace") if self.api_key is not None else None
 
     @property
     def name(self) -> str:
@@ -106,6 +111,13 @@ class Backend:
             self.heads[path] = RequestHead(self.pool.origin, "POST", path, self.api_key)
         return self.heads[path]
 
+    def without_key(self, data: bytes) -> bytes:
+        """What the backend sent, with its API key, should it echo that, masked at the same length."""
+        secret = self._secret
+        if secret is None or secret not in data:
+            return data
+        return data.replace(secret, b"*" * len(secret))
+
     def get(self, path: str) -> bytes:
         """A whole GET request."""
         if path not in self.heads:
@@ -121,11 +133,12 @@ def open_backend(
     limits: Limits | None = None,
     breaker: BreakerConfig | None = None,
 ) -> Backend:
-    """`breaker` None: only probes take it out. Raises ConfigError where the backend's key variable is not set."""
+    """`breaker` None: only probes take it out. Raises ConfigError where the backend's key variable is not set, or its
+    TLS files cannot be used."""
     return Backend(
         config=config,
         model=model,
-        pool=Pool(Origin.parse(config.url), limits),
+        pool=Pool(Origin.parse(config.url), limits, backend_context(config)),
         profile=profile or wide_prior(config.name),
         gpu_time=GpuTime(config.gpus, clock),
         heads={},
@@ -133,3 +146,34 @@ def open_backend(
         line=Line() if by_priority(config) else None,
         api_key=backend_api_key(config),
     )
+
+
+def continued(before: Backend | None, after: Backend) -> Backend:
+    """`after`, as one that was served already goes on: over the same connections, with what was seen of it. Its
+    correction is of a profile, and starts anew with another one. `after` itself where it is another engine, or new."""
+    if before is None or not _same_engine(before, after):
+        return after
+    # In place: `after` is nobody else's yet. Its prices are its own; `spending` gets them with the reload's last step.
+    after.pool, after.heads = before.pool, before.heads
+    after.gpu_time, after.spending, after.pace = before.gpu_time, before.spending, before.pace
+    after.health, after.load, after.metric_missing = before.health, before.load, before.metric_missing
+    after.tokenizes, after.capabilities = before.tokenizes, before.capabilities
+    if after.line is not None and before.line is not None:
+        after.line = before.line
+    if _same_profile(before, after):
+        after.correction = before.correction
+    return after
+
+
+def _same_engine(one: Backend, other: Backend) -> bool:
+    return (one.config.url, one.config.gpus, one.config.tls, one.model, one.api_key) == (
+        other.config.url,
+        other.config.gpus,
+        other.config.tls,
+        other.model,
+        other.api_key,
+    )
+
+
+def _same_profile(one: Backend, other: Backend) -> bool:
+    return one.profile is other.profile or msgspec.json.encode(one.profile) == msgspec.json.encode(other.profile)

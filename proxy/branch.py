@@ -203,7 +203,7 @@ class BranchStream:
         if self._done:
             return
         if self._status != 200:
-            self.refusal = (self._status, self._body)
+            self.refusal = (self._status, self.backend.without_key(self._body))
             self._over("failed")
         elif self._done_seen or self.finish_reason is not None:
             self._over("truncated" if self.finish_reason == "length" else "completed")
@@ -225,7 +225,7 @@ class BranchStream:
         if chunk.error:
             if self.exchange is not None:
                 self.exchange.cancel()
-            quoted = repr(bytes(chunk.error)[:300])
+            quoted = repr(self.backend.without_key(bytes(chunk.error))[:300])
             self._fail(StreamFault("the backend reported an error mid-stream", quoted=quoted))
             return
         usage = chunk.usage

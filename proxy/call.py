@@ -33,6 +33,8 @@ class Peek(msgspec.Struct):
     response_format: dict[str, Any] | None = None
     logprobs: bool | int | None = None
     top_logprobs: int | None = None
+    cache_salt: Any = None
+    kv_transfer_params: Any = None
 
 
 _peek = msgspec.json.Decoder(Peek)
@@ -43,7 +45,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Call:
-    """`model`: the name without suffix; `headers`: as received, names in lower case; `body`: as received."""
+    """`model`: the name without suffix; `headers`: as received, names in lower case; `body`: as received.
+
+    `salt`: of the engine's prefix cache, which keeps tenants apart; None: the client's own, or none.
+    """
 
     path: str
     headers: Headers
@@ -51,6 +56,7 @@ class Call:
     peek: Peek
     model: str
     controls: Controls
+    salt: str | None = None
 
     @property
     def chat(self) -> bool:
@@ -143,6 +149,8 @@ def parse(path: str, headers: Headers, body: bytes, defaults: SloDefaults) -> Ca
     controls = read(headers, peek.slo, peek.tts, suffix, defaults)
     if peek.n is not None and not 1 <= peek.n <= 128:
         raise InvalidRequest(f"n: expected 1 to 128, got {peek.n}", param="n")
+    if peek.kv_transfer_params is not None:  # names hosts that engines would talk to
+        raise InvalidRequest("kv_transfer_params: is between engines, not for clients", param="kv_transfer_params")
     return Call(path, headers, body, peek, name, controls)
 
 

@@ -22,7 +22,7 @@ from profiler.prior import prior_pool
 from profiler.quality_sections import AgreementCurve, BudgetCurve
 from profiler.solve_rates import RateModel, rate_model
 from profiler.verdict import SamplingSetting
-from proxy.backend import Backend, open_backend
+from proxy.backend import Backend, continued, open_backend
 from proxy.capabilities import ENGINE_NEEDS
 from proxy.config import BackendConfig, Config, ConfigError, ModelConfig
 from proxy.model_files import ModelFiles
@@ -194,19 +194,24 @@ class Served:
         single_only: bool,
         at_least: int,
         lacking: frozenset[Need] = frozenset(),
+        rights: tuple[int | None, frozenset[str] | None] = (None, None),
     ) -> np.ndarray:
-        """Which of `settings` a request's nature admits, (settings,). `lacking`: needs that it does not meet itself."""
+        """Which of `settings` a request's nature admits, (settings,). `lacking`: needs that it does not meet itself.
+        `rights`: how many branches, and which strategies besides `none`, the caller may use; None: all."""
         lacking |= MODEL_NEEDS - self.met
-        key = (self.table(task).task, _bucket(max_tokens), greedy, single_only, at_least, lacking)
+        key = (self.table(task).task, _bucket(max_tokens), greedy, single_only, at_least, lacking, rights)
         if key not in self._allowed:
             if len(self._allowed) >= MAX_ALLOWED:  # clients may ask for any combination
                 self._allowed.clear()
+            at_most, strategies = rights
             self._allowed[key] = np.array(
                 [
                     setting.greedy == greedy
                     and (setting.strategy == "none" or not single_only)
                     and setting.branches >= at_least
                     and not (setting.needs & lacking)
+                    and (at_most is None or setting.branches <= at_most)
+                    and (strategies is None or setting.strategy == "none" or setting.strategy in strategies)
                     for setting in self.settings(task, max_tokens)
                 ]
             )
@@ -247,6 +252,21 @@ class Served:
             self._tabulate_single()
         seconds = self._single[backend.name]
         return seconds[min(int(backend.branches_running), MAX_TABULATED_LOAD)] * backend.correction.bias
+
+    def warm_up(self) -> None:
+        """Tabulate what a request without controls needs, so that none waits for it."""
+        self._tabulate_single()
+
+    def keep_watching(self, before: Served) -> None:
+        """After a reload: what votes told of tasks whose tables have not changed is still known. On the loop."""
+        for name, watch in before.watches.items():
+            old, new = before.tables[name], self.tables.get(name)
+            if new is None or (old.prior, old.agreement, old.questions) != (new.prior, new.agreement, new.questions):
+                continue
+            if name in self.watches:
+                self.watches[name] = watch
+                if isinstance(watch, PriorWatch):
+                    watch.move_to(partial(self.believe, name))
 
     def _tabulate_single(self) -> None:
         table = self.latency(self.default_task, None)
@@ -323,6 +343,7 @@ class Catalog:
     choices: Mapping[str, tuple[Served, ...]]
     backends: tuple[Backend, ...]
     pooled: tuple[Backend, ...] = ()
+    priors: tuple[tuple[Setting, ...], RateModel] | None = None  # of the registry: most of the work of building one
 
     @cached_property
     def by_name(self) -> dict[str, Backend]:
@@ -337,23 +358,30 @@ class Catalog:
         return list(self.choices)
 
 
-def build(config: Config, registry: Registry, clock: Clock) -> Catalog:
-    """Raises ConfigError, naming the file that is at fault."""
-    assumed, rates, files = _prior_settings(registry), rate_model(registry), ModelFiles()
+def build(config: Config, registry: Registry, clock: Clock, before: Catalog | None = None) -> Catalog:
+    """Raises ConfigError, naming the file that is at fault. What stays of the catalog `before` keeps its connections,
+    load, health and corrections; it is only read here, and of the same registry."""
+    priors = before.priors if before is not None else None
+    assumed, rates = priors or (_prior_settings(registry), rate_model(registry))
+    files = ModelFiles()
+    known = before.by_name if before is not None else {}
     served = {
-        model.name: _serve(model, config, registry, clock, files, assumed, rates)
+        model.name: _serve(model, config, registry, clock, files, assumed, rates, known)
         for model in config.models
         if model.backends
     }
     choices = {model.name: tuple(served[name] for name in (model.any_of or [model.name])) for model in config.models}
     backends = tuple(backend for model in served.values() for backend in model.backends)
     pooled = {
-        one.name: open_backend(one.as_backend, one.model or one.name, None, clock, breaker=config.reliability.breaker)
+        one.name: continued(
+            known.get(one.name),
+            open_backend(one.as_backend, one.model or one.name, None, clock, breaker=config.reliability.breaker),
+        )
         for one in config.pooled()
     }
     for model in served.values():
         _introduce(model, served, pooled)
-    return Catalog(served, choices, backends, tuple(pooled.values()))
+    return Catalog(served, choices, backends, tuple(pooled.values()), (assumed, rates))
 
 
 def _introduce(model: Served, served: Mapping[str, Served], pooled: Mapping[str, Backend]) -> None:
@@ -374,10 +402,15 @@ def _serve(
     files: ModelFiles,
     assumed: tuple[Setting, ...],
     rates: RateModel,
+    known: Mapping[str, Backend],
 ) -> Served:
     breaker = config.reliability.breaker
     backends = [
-        open_backend(backend, model.name, files.profile(backend), clock, breaker=breaker) for backend in model.backends
+        continued(
+            known.get(backend.name),
+            open_backend(backend, model.name, files.profile(backend), clock, breaker=breaker),
+        )
+        for backend in model.backends
     ]
     for backend in backends:
         backend.disagrees = _disagrees(backend.config)

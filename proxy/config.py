@@ -30,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 
+from proxy.client_keys import Keys, KeysError, load_keys
 from proxy.reliability.settings import AdmissionConfig, ReliabilityConfig
 from proxy.upstream.pool import Origin
 
@@ -45,13 +46,59 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ListenTlsConfig(_Section):
+    """The proxy's own certificate, in PEM."""
+
+    cert: Path
+    key: Path
+
+
 class ServerConfig(_Section):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
-    api_keys: Path | None = Field(None, description="YAML list of keys that clients must present")
+    api_keys: Path | None = Field(None, description="YAML list of the keys that clients must present, hashed")
+    share_prefix_cache: bool = Field(False, description="true: engines may share cached prefixes between API keys")
+    protect_metrics: bool = Field(False, description="true: /metrics needs an admin's API key")
+    tls: ListenTlsConfig | None = None
     max_body_bytes: int = Field(10_485_760, ge=1024)
+    max_header_bytes: int = Field(65_536, ge=1024, le=1_048_576)
+    header_timeout_s: float = Field(15, gt=0, description="for a request's head to arrive whole")
+    max_stream_s: float = Field(3600, gt=0, description="longest that one request may take, streamed or not")
     log_format: Literal["text", "json"] = "text"
     access_log: bool = Field(False, description="a line per finished request")
+    workers: int = Field(1, ge=1, le=256, description="processes that share the port")
+    grace_s: float = Field(30.0, gt=0, description="from SIGTERM to the exit, drain_delay_s included")
+    drain_delay_s: float = Field(0.0, ge=0, description="how long to serve on after SIGTERM, with /ready at 503")
+
+    @model_validator(mode="after")
+    def _delay(self) -> ServerConfig:
+        if self.drain_delay_s >= self.grace_s:
+            raise ValueError("drain_delay_s leaves nothing of grace_s: running requests need time to finish")
+        return self
+
+
+class LimitsConfig(_Section):
+    """Where the limits of API keys are counted."""
+
+    redis_url: SecretStr | None = Field(None, description="shared by replicas; default: each process for itself")
+    on_redis_failure: Literal["local", "refuse"] = "local"
+
+
+class TlsConfig(_Section):
+    """How an https backend is verified, and what it is shown. Default: the system's authorities, no certificate."""
+
+    ca: Path | None = Field(None, description="authorities in PEM, instead of the system's")
+    cert: Path | None = Field(None, description="client certificate in PEM, with its chain")
+    key: Path | None = Field(None, description="its key; default: it is in `cert`")
+    verify: bool = True
+
+    @model_validator(mode="after")
+    def _together(self) -> TlsConfig:
+        if self.key is not None and self.cert is None:
+            raise ValueError("a `key` needs its `cert`")
+        if not self.verify and self.ca is not None:
+            raise ValueError("give `ca` or `verify: false`, not both")
+        return self
 
 
 class SloDefaults(_Section):
@@ -195,6 +242,7 @@ class BackendConfig(_Section):
     speculative: dict[str, Any] | None = None
     sampling: Literal["all", "greedy"] = Field("all", description="greedy: only requests at temperature 0 may run here")
     api_key_env: str | None = Field(None, description="environment variable with the backend's API key")
+    tls: TlsConfig | None = None
     profile: Path | None = None
     launch: LaunchConfig | None = None
 
@@ -217,11 +265,12 @@ class PooledConfig(_Section):
     gpu_hour_usd: GpuPrice | None = None
     usd_per_million_tokens: TokenPrice | None = None
     api_key_env: str | None = None
+    tls: TlsConfig | None = None
     launch: LaunchConfig | None = None
 
     @property
     def as_backend(self) -> BackendConfig:
-        names = ("name", "url", "gpus", "gpu_hour_usd", "usd_per_million_tokens", "api_key_env", "launch")
+        names = ("name", "url", "gpus", "gpu_hour_usd", "usd_per_million_tokens", "api_key_env", "tls", "launch")
         # Constructed, not validated: its parts were, and steps go by the name that a file gives them.
         return BackendConfig.model_construct(**{name: getattr(self, name) for name in names})
 
@@ -281,6 +330,7 @@ class Config(_Section):
     telemetry: TelemetryConfig = TelemetryConfig()
     reliability: ReliabilityConfig = ReliabilityConfig()
     admission: AdmissionConfig = AdmissionConfig()
+    limits: LimitsConfig = LimitsConfig()
     models: list[ModelConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -335,6 +385,11 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     return _resolve_paths(config, path.resolve().parent)
 
 
+def with_server(config: Config, changed: Mapping[str, Any]) -> Config:
+    """With other values in its section `server`, as options of a command give them."""
+    return config.model_copy(update={"server": config.server.model_copy(update=dict(changed))})
+
+
 def backend_api_key(backend: BackendConfig, environ: Mapping[str, str] | None = None) -> str | None:
     """The backend's key, from the variable that the configuration names. Raises ConfigError when it is not set."""
     if backend.api_key_env is None:
@@ -345,18 +400,14 @@ def backend_api_key(backend: BackendConfig, environ: Mapping[str, str] | None = 
     return key
 
 
-def client_api_keys(config: Config) -> frozenset[str] | None:
+def client_api_keys(config: Config) -> Keys | None:
     """The keys that clients may present; None where the proxy is open. Raises ConfigError."""
-    path = config.server.api_keys
-    if path is None:
+    if config.server.api_keys is None:
         return None
     try:
-        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read server.api_keys {path}: {error}") from error
-    if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key for key in keys):
-        raise ConfigError(f"{path}: expected a YAML list of at least one key")
-    return frozenset(keys)
+        return load_keys(config.server.api_keys, share_prefix_cache=config.server.share_prefix_cache)
+    except KeysError as error:
+        raise ConfigError(str(error)) from error
 
 
 # -- YAML with line numbers --
@@ -492,6 +543,7 @@ def _resolve_paths(config: Config, folder: Path) -> Config:
             backend.model_copy(
                 update={
                     "profile": fix(backend.profile),
+                    "tls": _resolve_tls(backend.tls, folder),
                     "launch": _resolve_launch(backend.launch, folder),
                     "speculative": _resolve_draft(backend.speculative, folder),
                 }
@@ -515,7 +567,15 @@ def _resolve_paths(config: Config, folder: Path) -> Config:
         )
     return config.model_copy(
         update={
-            "server": config.server.model_copy(update={"api_keys": fix(config.server.api_keys)}),
+            "server": config.server.model_copy(
+                update={
+                    "api_keys": fix(config.server.api_keys),
+                    "tls": config.server.tls
+                    and config.server.tls.model_copy(
+                        update={"cert": fix(config.server.tls.cert), "key": fix(config.server.tls.key)}
+                    ),
+                }
+            ),
             "traces": config.traces.model_copy(update={"path": fix(config.traces.path)}),
             "models": models,
         }
@@ -523,7 +583,15 @@ def _resolve_paths(config: Config, folder: Path) -> Config:
 
 
 def _resolve_pooled(pooled: PooledConfig, folder: Path) -> PooledConfig:
-    return pooled.model_copy(update={"launch": _resolve_launch(pooled.launch, folder)})
+    resolved = {"launch": _resolve_launch(pooled.launch, folder), "tls": _resolve_tls(pooled.tls, folder)}
+    return pooled.model_copy(update=resolved)
+
+
+def _resolve_tls(tls: TlsConfig | None, folder: Path) -> TlsConfig | None:
+    if tls is None:
+        return None
+    paths = {name: getattr(tls, name) for name in ("ca", "cert", "key")}
+    return tls.model_copy(update={name: folder / path for name, path in paths.items() if path is not None})
 
 
 def _resolve_launch(launch: LaunchConfig | None, folder: Path) -> LaunchConfig | None:

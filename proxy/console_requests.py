@@ -89,10 +89,10 @@ def rows(store: TraceStore, limit: int, before: int | None, after: int | None, e
     return _encode(RequestRows(page, more=len(found) > limit))
 
 
-def details(store: TraceStore, number: int) -> bytes | None:
-    """The whole trace as JSON; None where there is none of that number."""
+def details(store: TraceStore, number: int, key: str | None) -> bytes | None:
+    """The whole trace as JSON; None where there is none of that number, or it is another key's. `key` None: any."""
     trace = store.at(number)
-    return None if trace is None else _encode(trace)
+    return None if trace is None or key not in (None, trace.get("key")) else _encode(trace)
 
 
 def _row(number: int, record: _Record) -> RequestRow:

@@ -25,6 +25,7 @@ from proxy.console_fleet import FleetReader
 from proxy.console_frontier import Wanted
 from proxy.errors import NotFound
 from proxy.service import Service
+from proxy.trace_routes import own_key
 
 FILES = Path(__file__).parent / "console"
 PAGE = "index.html"
@@ -127,9 +128,11 @@ class _Console:
         outcome: str | None = None,
         slo_status: str | None = None,
     ) -> Response:
-        """A page of recent requests, newest first: older than `before`, newer than `after` (their numbers)."""
+        """A page of recent requests that the caller may see, newest first: older than `before`, newer than `after`
+        (their numbers)."""
         equal = {
             "id": id,
+            "key": own_key(request),
             "model": model,
             "strategy": strategy,
             "backend": backend,
@@ -141,9 +144,10 @@ class _Console:
         return _json(page)
 
     async def request(self, request: Request, number: Annotated[int, InPath(ge=0, le=_MOST_NUMBER)]) -> Response:
-        """One whole trace, by its number in the store."""
+        """One whole trace, by its number in the store; another key's is not found."""
+        store, key = _service(request).traces, own_key(request)
         async with self._reading:
-            found = await asyncio.to_thread(console_requests.details, _service(request).traces, number)
+            found = await asyncio.to_thread(console_requests.details, store, number, key)
         if found is None:
             raise NotFound(f"There is no request of number {number} in the store.", code="trace_not_found")
         return _json(found)

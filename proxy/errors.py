@@ -4,15 +4,19 @@ ProxyError
 ├── InvalidRequest (400)
 │   └── InvalidControl (400, names the control)
 ├── Unauthorized (401)
+├── Forbidden (403)
 ├── NotFound (404)
 │   └── UnknownModel (404)
 ├── MethodNotAllowed (405)
 ├── ClientTimeout (408)
 ├── BodyTooLarge (413)
+├── LimitExceeded (429, names the limit)
+├── HeadersTooLarge (431)
 ├── UpstreamFailed (502)
 ├── Unavailable (503)
 │   ├── Overloaded (503, before anything was spent)
-│   └── SloInfeasible (503, before anything was spent)
+│   ├── SloInfeasible (503, before anything was spent)
+│   └── ShuttingDown (503, cut at the end of the grace)
 ├── DeadlineExceeded (504)
 └── UpstreamRefused (the backend's own status and body, relayed)
 """
@@ -79,6 +83,24 @@ class Unauthorized(ProxyError):
     type = "authentication_error"
 
 
+class Forbidden(ProxyError):
+    """The API key is known, but does not allow this."""
+
+    status = 403
+    type = "permission_error"
+
+
+class LimitExceeded(ProxyError):
+    """A limit of the API key. `limit`: its name in the file of keys."""
+
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, limit: str, retry_after_s: int) -> None:
+        super().__init__(message, param=limit, code="limit_exceeded", retry_after_s=retry_after_s)
+        self.limit = limit
+
+
 class NotFound(ProxyError):
     status = 404
     type = "invalid_request_error"
@@ -109,8 +131,8 @@ class ClientTimeout(ProxyError):
     status = 408
     type = "invalid_request_error"
 
-    def __init__(self, limit_s: float) -> None:
-        super().__init__(f"The request body did not arrive within {limit_s:g} s.", code="request_timeout")
+    def __init__(self, limit_s: float, part: str = "body") -> None:
+        super().__init__(f"The request {part} did not arrive within {limit_s:g} s.", code="request_timeout")
 
 
 class BodyTooLarge(ProxyError):
@@ -121,6 +143,17 @@ class BodyTooLarge(ProxyError):
         super().__init__(
             f"The request body is larger than {limit_bytes} bytes (server.max_body_bytes).",
             code="body_too_large",
+        )
+
+
+class HeadersTooLarge(ProxyError):
+    status = 431
+    type = "invalid_request_error"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"The request's headers are too many, or larger than {limit_bytes} bytes (server.max_header_bytes).",
+            code="headers_too_large",
         )
 
 
@@ -142,6 +175,11 @@ class Overloaded(Unavailable):
 
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message, code="overloaded", retry_after_s=retry_after_s)
+
+
+class ShuttingDown(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The proxy is shutting down and could not finish the request.", code="shutting_down")
 
 
 class UpstreamFailed(ProxyError):

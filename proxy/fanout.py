@@ -52,6 +52,7 @@ class _Open(Protocol):
     """What a request waits for."""
 
     def abandon(self) -> None: ...
+    def end(self) -> None: ...
 
 
 class Run:
@@ -107,6 +108,7 @@ class Run:
         self._open: set[_Open] = set()
         self._client_gone = False
         self._time_is_up = False
+        self.called_off = False
 
     # -- strategies.Context --
 
@@ -121,7 +123,7 @@ class Run:
     @property
     def out_of_time(self) -> bool:
         if self._decide_by is None:
-            return False
+            return self.called_off
         # A loop may call a little before the time, by as much as its clock is coarse.
         return self._time_is_up or self._loop.time() >= self._decide_by
 
@@ -178,6 +180,8 @@ class Run:
         except asyncio.CancelledError:
             if self._client_gone:
                 raise ClientGone from None
+            if self.called_off:
+                raise NoScore("the proxy is shutting down") from None
             raise
         finally:
             self._open.discard(aside)
@@ -194,6 +198,13 @@ class Run:
         for fanout in list(self._open):
             fanout.abandon()
         self.cancel_all()
+
+    def call_off(self) -> None:
+        """The proxy ends: the deadline is now."""
+        self.called_off = self._time_is_up = True
+        self.notes.append("the proxy was shutting down")
+        for each in list(self._open):
+            each.end()
 
     def cancel_all(self) -> None:
         for branch in self.branches:
@@ -215,6 +226,9 @@ class _Aside:
         self._task = task
 
     def abandon(self) -> None:
+        self._task.cancel()
+
+    def end(self) -> None:
         self._task.cancel()
 
 
@@ -251,7 +265,7 @@ class FanOut(Generic[E]):
         run._open.add(self)
         run.waves += 1
         if run._decide_by is not None:
-            self._timer = run._loop.call_at(run._decide_by, self._deadline)
+            self._timer = run._loop.call_at(run._decide_by, self.end)
         for place, generation in enumerate(self._generations):
             try:
                 backend, request = run._requests(generation, len(run.branches), self._every_tokens)
@@ -383,7 +397,8 @@ class FanOut(Generic[E]):
             self._progressed[stream.index] = stream
             self._wake()
 
-    def _deadline(self) -> None:
+    def end(self) -> None:
+        """No more arrivals: as at the deadline."""
         self._run._time_is_up = True
         if self._pending:
             self._run.cut_by_deadline = True

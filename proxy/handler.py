@@ -4,12 +4,13 @@ docs/architecture.md.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
 from proxy.aliases import named
 from proxy.asgi import Receive, Scope, Send, read_body, send_error
-from proxy.authorization import authorize
+from proxy.authorization import authorize, check_model, check_samples
 from proxy.call import Call, parse
 from proxy.controls import Controls
 from proxy.current import current_trace
@@ -17,20 +18,26 @@ from proxy.errors import (
     ClientGone,
     DeadlineExceeded,
     InvalidControl,
+    InvalidRequest,
     MethodNotAllowed,
     Overloaded,
     ProxyError,
+    ShuttingDown,
     SloInfeasible,
     UpstreamFailed,
 )
+from proxy.limits import Amount
 from proxy.passing import pass_through
+from proxy.prompt_length import BYTES_PER_TOKEN
 from proxy.relay import CutShort
 from proxy.reliability.admission import Gate, announced_bytes
 from proxy.scale import Exchange, scale
 from proxy.server_protocol import EXTENSION, Client
 from proxy.service import Service
+from proxy.tenancy import cache_salt
+from proxy.time_limit import TimeLimit
 from proxy.trace import Trace
-from proxy.trace_context import incoming
+from proxy.trace_context import incoming, new_id
 from proxy.upstream.connection import Headers
 
 log = logging.getLogger("paretoproxy")
@@ -44,6 +51,10 @@ class Handler:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._time_limit = TimeLimit(service.config.server.max_stream_s)
+
+    def close(self) -> None:
+        self._time_limit.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived_at = self._service.clock()
@@ -56,10 +67,12 @@ class Handler:
         client: Client = scope["extensions"][EXTENSION]
         exchange: Exchange | None = None
         admission, held = self._service.reliability.admission, 0
+        task = self._time_limit.enter(client.loop)
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(scope["method"], scope["path"], "POST")
-            authorize(self._service.api_keys, headers)
+            caller = authorize(self._service.keys, headers)
+            trace.key = caller.name
             limit, is_here = self._service.config.server.max_body_bytes, client.body_is_here
             if not is_here:
                 held = admission.hold(announced_bytes(headers, limit))
@@ -69,15 +82,30 @@ class Handler:
             held = admission.hold(len(body))
             self._service.reliability.retries.budget.deposit(arrived_at)
             call = parse(scope["path"], headers, body, self._service.config.slo.defaults)
-            exchange = Exchange(call, client, arrived_at, trace)
+            exchange = Exchange(call, client, arrived_at, trace, caller=caller)
             await self._dispatch(exchange)
         except ProxyError as error:
-            refused = error.http_status < 500 or isinstance(error, SloInfeasible | Overloaded)
-            trace.outcome = "refused" if refused else "failed"
-            trace.error, trace.error_code, trace.status = error.safe, error.code or error.type, error.http_status
-            await send_error(client, error, [(b"x-request-id", request_id.encode())])
+            await _refuse(client, trace, error, request_id)
+        except RecursionError:
+            if client.started:
+                raise
+            nested = InvalidRequest("The request body is nested too deeply.", code="invalid_json")
+            await _refuse(client, trace, nested, request_id)
         except ClientGone:
             trace.outcome, trace.status = "client_gone", 499
+            if client.cut:
+                await _cut(client, trace, request_id)
+        except asyncio.CancelledError:
+            if not self._time_limit.ended(task):  # by the server, at the very end of its grace
+                await _cut(client, trace, request_id)
+                raise
+            late = DeadlineExceeded(
+                f"The request took longer than {self._time_limit.limit_s:g} s (server.max_stream_s)."
+            )
+            if client.started:
+                trace.outcome, trace.error, trace.error_code = "failed", late.safe, late.code or late.type
+                raise _BreakConnection(late.safe) from None
+            await _refuse(client, trace, late, request_id)
         except CutShort as error:
             trace.outcome, trace.error, trace.error_code = "failed", str(error), "cut_short"
             raise _BreakConnection(str(error)) from None
@@ -91,7 +119,12 @@ class Handler:
         finally:
             admission.let_go(held)
             trace.latency_ms = round((self._service.clock() - arrived_at) * 1e3, 3)
-            self._service.record(trace, exchange.finish if exchange is not None else None)
+            self._time_limit.leave(task)
+            finish = exchange.finish if exchange is not None else None
+            if exchange is not None and exchange.admission is not None:
+                self._settle(exchange)
+                finish = None
+            self._service.record(trace, finish)
             client.end()
 
     async def _dispatch(self, exchange: Exchange) -> None:
@@ -99,6 +132,7 @@ class Handler:
         trace.model, trace.stream = call.model, call.stream
         exchange.call, models = named(call, self._service.catalog)
         call, trace.model = exchange.call, exchange.call.model
+        await self._admit(exchange)
         scaled = _scaled(call.controls)
         if scaled and call.path not in SCALED_PATHS:
             raise InvalidControl("x-slo-* / x-tts-*", f"controls are not supported on {call.path}")
@@ -124,6 +158,65 @@ class Handler:
                 trace.slo_status = "missed"
             raise
         trace.queued_ms = round(waited_s * 1e3, 3)
+
+    async def _admit(self, exchange: Exchange) -> None:
+        """What the caller's key allows, before anything is spent. Raises Forbidden, LimitExceeded, Unavailable."""
+        call, caller = exchange.call, exchange.caller
+        if caller.name is None:
+            return
+        check_model(caller, call.model)
+        samples = max(call.answers_wanted, call.peek.best_of or 1)
+        check_samples(caller, samples, "n")
+        call.salt = cache_salt(caller, call)
+        most = 0.0 if call.path in _WITHOUT_ANSWER else None
+        if call.max_tokens is not None and (call.controls.n is not None or not _scaled(call.controls)):
+            most = float(call.max_tokens * max(samples, call.controls.n or 1))
+        lease = new_id()  # not the trace's, which a client may choose
+        prompt_tokens = len(call.body) / BYTES_PER_TOKEN
+        exchange.admission = await self._service.limiter.admit(caller, lease, prompt_tokens, most)
+
+    def _settle(self, exchange: Exchange) -> None:
+        """Charge what it took. Here, not in the trace writer's thread, which may be full or behind."""
+        trace, admission = exchange.trace, exchange.admission
+        assert admission is not None
+        try:
+            if exchange.finish is not None:
+                exchange.finish(trace)
+        except Exception:  # the rest of the request's end must come all the same
+            log.exception("what request %s used could not be read", trace.id)
+        tokens = _tokens(exchange, admission.expected.tokens)
+        self._service.limiter.settle(admission, Amount(tokens, trace.cost_usd or 0.0))
+
+
+def _tokens(exchange: Exchange, expected: float) -> float:
+    """What the request is charged: as the backend told, or, where it did not, its prompt by its size; one that left or
+    broke before the backend could tell is charged as expected, else leaving early would be free."""
+    trace, call = exchange.trace, exchange.call
+    told = float(trace.prompt_tokens + trace.completion_tokens)
+    refused = 400 <= trace.status < 499
+    if not trace.branches or trace.prompt_tokens or refused or call.path in ("/tokenize", "/detokenize"):
+        return told
+    guessed = told + len(call.body) / BYTES_PER_TOKEN
+    return guessed if trace.status == 200 else max(guessed, expected)
+
+
+_WITHOUT_ANSWER = ("/v1/embeddings", "/tokenize", "/detokenize")
+
+
+async def _refuse(client: Client, trace: Trace, error: ProxyError, request_id: str) -> None:
+    refused = error.http_status < 500 or isinstance(error, SloInfeasible | Overloaded)
+    trace.outcome = "refused" if refused else "failed"
+    trace.error, trace.error_code, trace.status = error.safe, error.code or error.type, error.http_status
+    await send_error(client, error, [(b"x-request-id", request_id.encode())])
+
+
+async def _cut(client: Client, trace: Trace, request_id: str) -> None:
+    """The proxy ends before the answer does: say so where nothing was said yet."""
+    error = ShuttingDown()
+    trace.outcome, trace.error, trace.error_code = "failed", error.safe, error.code
+    trace.status = 200 if client.started else error.http_status
+    if not client.started:
+        await send_error(client, error, [(b"x-request-id", request_id.encode())])
 
 
 class _BreakConnection(Exception):

@@ -284,7 +284,7 @@ async def in_process_service(
         metrics=Metrics(catalog.backends, traces, catalog.served.values()),
         probers=(prober,),
         equivalence=_AsWritten(),
-        api_keys=client_api_keys(config),
+        keys=client_api_keys(config),
         reliability=reliability,
         rng=rng,
         clock=loop.time,

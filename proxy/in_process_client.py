@@ -59,7 +59,7 @@ class _Line:
     """What `Watch` knows of a connection."""
 
     def __init__(self) -> None:
-        self.lost = False
+        self.lost = self.cutting = False
         self.watches: set[Watch] = set()
         self.flow = _NoFlow()
 

@@ -46,9 +46,14 @@ class Metrics(Collector):
         self._branches: dict[tuple[str, str], int] = {}
         self._finished = RequestMetrics()
         self._registry = CollectorRegistry()
-        self._registry.register(self)
-        self._registry.register(_Live(backends, pooled, traces))
-        self._registry.register(_Quality(tuple(served)))
+        self._live, self._quality = _Live(backends, pooled, traces), _Quality(tuple(served))
+        for collector in (self, self._live, self._quality):
+            self._registry.register(collector)
+
+    def follow(self, backends: Sequence[Backend], served: Iterable[Served], pooled: Sequence[Backend]) -> None:
+        """After a reload: these are read now. What was counted stays."""
+        self._live.backends, self._live.pooled = backends, pooled
+        self._quality.served = tuple(served)
 
     def add(self, collector: Collector) -> None:
         """Further families on the page."""
@@ -82,10 +87,10 @@ class Metrics(Collector):
         lines.add_metric([], sum(h.dropped for h in logging.getLogger().handlers if isinstance(h, LogHandler)))
         yield lines
 
-    async def page(self) -> bytes:
-        """Prometheus' text. Numbers are read here, where they change; a page of thousands of lines is written in a
-        thread, so that requests do not wait for it."""
-        return await asyncio.to_thread(generate_latest, _Read(self.read()))
+    async def page(self, families: list[Metric] | None = None) -> bytes:
+        """Prometheus' text, of our own numbers unless `families` are given. They are read here, where they change; a
+        page of thousands of lines is written in a thread, so that requests do not wait for it."""
+        return await asyncio.to_thread(generate_latest, _Read(self.read() if families is None else families))
 
     def read(self) -> list[Metric]:
         return list(self._registry.collect())
@@ -106,8 +111,8 @@ class _Live(Collector):
     """Gauges that are read, not kept."""
 
     def __init__(self, backends: Sequence[Backend], pooled: Sequence[Backend], traces: TraceStore) -> None:
-        self._backends = backends
-        self._pooled = pooled
+        self.backends = backends
+        self.pooled = pooled
         self._traces = traces
 
     def collect(self) -> Iterator[Metric]:
@@ -143,7 +148,7 @@ class _Live(Collector):
         within = CounterMetricFamily(
             "paretoproxy_prediction_within", "Requests inside their predicted quantile", labels=["backend", "quantile"]
         )
-        for backend in self._backends:
+        for backend in self.backends:
             label = [backend.name]
             up.add_metric(label, float(backend.health.serving))
             flight.add_metric(label, backend.in_flight)
@@ -158,7 +163,7 @@ class _Live(Collector):
             for quantile in QUANTILES:
                 known.add_metric([backend.name, f"{quantile:g}"], backend.correction.known[quantile])
                 within.add_metric([backend.name, f"{quantile:g}"], backend.correction.within[quantile])
-        for backend in self._pooled:
+        for backend in self.pooled:
             _add_spent(spent, backend)
         yield from (up, flight, others, missing, busy, spent, bias, spread, known, within)
         yield CounterMetricFamily("paretoproxy_traces_dropped", "Traces not stored", value=self._traces.dropped)
@@ -178,7 +183,7 @@ class _Quality(Collector):
     empty."""
 
     def __init__(self, served: Sequence[Served]) -> None:
-        self._served = served
+        self.served = served
 
     def collect(self) -> Iterator[Metric]:
         labels = ["model", "task"]
@@ -190,7 +195,7 @@ class _Quality(Collector):
             "1 (-1) while votes lastingly agree more (less) than the quality table expects",
             labels=labels,
         )
-        for served in self._served:
+        for served in self.served:
             for task, watch in served.watches.items():
                 if watch.expected is not None:
                     expected.add_metric([served.name, task or ""], watch.expected)

@@ -127,7 +127,7 @@ class _Passing:
                         raise _TryAgain(delay_s)
                     last = f"No backend could answer; the last was {attempt.backend.name}:"
                     raise UpstreamFailed(f"{last} {failure.message}.", safe=f"{last} {failure.safe}.")
-            await relay(sink, self.exchange.client, self._headers(attempt.backend), self.service.clock)
+            await relay(attempt.backend, sink, self.exchange.client, self._headers(attempt.backend), self.service.clock)
             outcome = "completed" if sink.status < 400 else "failed"
             error_type = str(sink.status) if sink.status >= 400 else None
             self.exchange.trace.status = sink.status

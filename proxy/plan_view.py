@@ -11,8 +11,10 @@ from msgspec.structs import asdict
 from proxy import ledgers
 from proxy.aliases import named
 from proxy.asking import question
+from proxy.authorization import check_model
 from proxy.call import parse
 from proxy.catalog import Served
+from proxy.client_keys import ANYBODY, Caller
 from proxy.planner import Plan, choose, rank
 from proxy.prompt_length import prompt_length
 from proxy.scale_trace import predicted
@@ -20,12 +22,13 @@ from proxy.service import Service
 from proxy.upstream.connection import Headers
 
 
-async def plan_view(service: Service, headers: Headers, body: bytes) -> dict[str, Any]:
+async def plan_view(service: Service, headers: Headers, body: bytes, caller: Caller = ANYBODY) -> dict[str, Any]:
     """The same body and headers as a chat completion. Raises ProxyError."""
     call = parse("/v1/chat/completions", headers, body, service.config.slo.defaults)
     call, models = named(call, service.catalog)
+    check_model(caller, call.model)
     tokens, exact = await prompt_length(call, models[0])
-    asked = question(call, models, service.registry, tokens)
+    asked = question(call, models, service.registry, tokens, caller)
     decision = choose(asked.ask, models)
     return {
         "object": "plan",

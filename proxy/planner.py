@@ -62,6 +62,8 @@ class Ask:
     lacking: frozenset[Need] = frozenset()
     exclude: frozenset[str] = frozenset()
     due_s: float | None = None
+    at_most: int | None = None  # branches that the caller may have
+    strategies: frozenset[str] | None = None  # that the caller may use, besides `none`
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,14 +429,15 @@ def _settings(served: Served, ask: Ask) -> tuple[Sequence[Setting], LatencyTable
         made, table = served.custom(task, limit, key, lambda: [_pinned_setting(settings, pinned, greedy=ask.greedy)])
         return made, table, np.full(1, not (pinned.needs & MODEL_NEEDS - served.met))
     single = ask.single_only is not None
-    keep = served.allowed(task, limit, ask.greedy, single, ask.at_least, ask.lacking)
+    rights = ask.at_most, ask.strategies
+    keep = served.allowed(task, limit, ask.greedy, single, ask.at_least, ask.lacking, rights)
     if ask.n is None:
         return settings, served.latency(task, limit), keep
     exact = keep & np.array([setting.branches == ask.n for setting in settings])
     if exact.any():
         return settings, served.latency(task, limit), exact
     kept = [setting for setting, kept in zip(settings, keep, strict=True) if kept]
-    key = ("n", ask.n, ask.greedy, single, ask.at_least, ask.lacking, served.met)
+    key = ("n", ask.n, ask.greedy, single, ask.at_least, ask.lacking, served.met, rights)
     made, table = served.custom(task, limit, key, lambda: _with_n(kept, ask.n or 1))
     return made, table, np.ones(len(made), bool)
 

@@ -80,13 +80,21 @@ class _Answer(msgspec.Struct):
 
 
 class PooledModel:
-    """One such model, for one request; `calls` is what it was asked. All methods raise NoScore."""
+    """One such model, for one request; `calls` is what it was asked; `salt`: of its prefix cache. All methods raise
+    NoScore."""
 
-    def __init__(self, backend: Backend, clock: Callable[[], float], retries: Retries | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Callable[[], float],
+        retries: Retries | None = None,
+        salt: str | None = None,
+    ) -> None:
         self.backend = backend
         self.calls: list[PooledCall] = []
         self._clock = clock
         self._retries = retries
+        self._salt = salt
 
     async def tokens(self, messages: Sequence[dict[str, Any]], *, whole: bool) -> _Tokens:
         """Of a chat whose last message is the answer: `whole` with the template's end of turn, else as far as it is."""
@@ -126,7 +134,8 @@ class PooledModel:
     async def _metered(self, path: str, body: dict[str, Any], rows: int, read: Callable[[_Item], T]) -> list[T]:
         with metered(self.backend, self._clock, self.calls, rows) as call:
             try:
-                answer = msgspec.json.decode(await self._post(path, body), type=_Answer)
+                salted = body if self._salt is None else {**body, "cache_salt": self._salt}
+                answer = msgspec.json.decode(await self._post(path, salted), type=_Answer)
                 found = [read(item) for item in answer.data]
             except msgspec.DecodeError as error:
                 raise self._no_score(path, str(error)) from error

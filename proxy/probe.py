@@ -34,10 +34,10 @@ class Prober:
         ask_capabilities: bool = True,
         late_looks: int = LATE_LOOKS,
     ) -> None:
-        self._backends = list(backends)
         self._ask_capabilities = ask_capabilities
         self._late_looks = late_looks
         self._period_s = period_s
+        self._backends = list(backends)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:

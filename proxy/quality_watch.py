@@ -165,6 +165,12 @@ class PriorWatch:
         self._seen = 0
         self.drift = 0  # a prior is not expected to be right: it is replaced, not watched
 
+    def move_to(self, believe: Callable[[np.ndarray, np.ndarray], None]) -> None:
+        """After a reload: the same model's settings stand elsewhere. They are told what was learned."""
+        self._believe = believe
+        if self._seen >= self.EVERY:
+            believe(*self._rates.settings())
+
     @property
     def expected(self) -> float | None:
         return self._recent.mean

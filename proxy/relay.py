@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from proxy.errors import ClientGone
+from proxy.backend import Backend
+from proxy.errors import ClientGone, ShuttingDown
 from proxy.server_protocol import Client
+from proxy.sse import DONE, event
 from proxy.upstream.connection import Exchange, Headers
 from proxy.upstream.errors import UpstreamError
 from proxy.upstream.request import returned_headers
@@ -114,21 +116,45 @@ class CutShort(Exception):
         self.kind = kind
 
 
-async def relay(sink: RelaySink, client: Client, extra: Headers, clock: Callable[[], float]) -> None:
-    """What `sink` holds and what comes after it, to the client. Raises CutShort, ClientGone."""
-    whole = sink.ended
+class _WithoutKey:
+    """Bytes for the client with the backend's API key, should it echo that, masked. An error is held back by as many
+    bytes as a key that two pieces share could have."""
+
+    def __init__(self, backend: Backend, status: int) -> None:
+        self._backend = backend
+        self._hold = len(backend.api_key or "") - 1 if status >= 400 else 0
+        self._rest = b""
+
+    def __call__(self, data: bytes, ended: bool) -> bytes:
+        if self._hold > 0:
+            data = self._backend.without_key(self._rest + data)
+            cut = len(data) if ended else max(0, len(data) - self._hold)
+            data, self._rest = data[:cut], data[cut:]
+            return data
+        return self._backend.without_key(data)
+
+
+async def relay(backend: Backend, sink: RelaySink, client: Client, extra: Headers, clock: Callable[[], float]) -> None:
+    """What `sink` holds of the backend's answer and what comes after it, to the client. Raises CutShort, ClientGone."""
+    whole, without_key = sink.ended, None
     ours = {name for name, _ in extra}
     if whole:
         ours.add(b"content-length")
     headers = [line for line in returned_headers(sink.headers) if line[0] not in ours]
     headers += extra
+    if backend.api_key is not None:
+        without_key = _WithoutKey(backend, sink.status)
+        headers = [(backend.without_key(name), backend.without_key(value)) for name, value in headers]
     if whole:
         sink.first_at = clock()
-        await client.send_whole(sink.status, headers, sink.take())
+        data = sink.take()
+        await client.send_whole(sink.status, headers, without_key(data, True) if without_key else data)
         return
     await client.send({"type": "http.response.start", "status": sink.status, "headers": headers})
     while True:
         data, ended = sink.take(), sink.ended
+        if without_key is not None:
+            data = without_key(data, ended)
         if sink.first_at is None and data:
             sink.first_at = clock()
         if data or ended:
@@ -139,4 +165,14 @@ async def relay(sink: RelaySink, client: Client, extra: Headers, clock: Callable
             raise CutShort(sink.error.safe, type(sink.error).__name__)
         await sink.wait()
         if sink.gone:
+            if client.cut:
+                await _end_cut(sink, client)
             raise ClientGone
+
+
+async def _end_cut(sink: RelaySink, client: Client) -> None:
+    """The proxy ends before a stream does: an error event in place of the rest, which OpenAI clients raise. An answer
+    that is no event stream, or one within an event, just breaks."""
+    if sink.events and sink.tail.endswith(b"\n\n"):
+        body = event(ShuttingDown().body()) + event(DONE)
+        await client.send({"type": "http.response.body", "body": body, "more_body": False})

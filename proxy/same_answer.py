@@ -95,6 +95,8 @@ class _ByJudge:
             "temperature": 0,
             "max_tokens": 512,
         }
+        if self._scoring.salt is not None:
+            body["cache_salt"] = self._scoring.salt
         request = backend.head("/v1/chat/completions").with_body(msgspec.json.encode(body))
         with metered(backend, self._clock, self._scoring.judged) as call:
             call.role = "judge"

@@ -17,10 +17,12 @@ from proxy.asking import Question, question
 from proxy.branch import BranchStream
 from proxy.call import Call
 from proxy.catalog import Served
+from proxy.client_keys import ANYBODY, Caller
 from proxy.correction import Forecast
 from proxy.errors import (
     DeadlineExceeded,
     ProxyError,
+    ShuttingDown,
     SloInfeasible,
     Unavailable,
     UpstreamFailed,
@@ -28,6 +30,7 @@ from proxy.errors import (
 )
 from proxy.fanout import Run
 from proxy.generations import Requests
+from proxy.limits import Admission
 from proxy.line import Dues
 from proxy.planner import Ask, Decision, NoCandidate
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
@@ -52,13 +55,15 @@ GUESSED = "the prompt's length was guessed: no tokenizer here, and no backend to
 @dataclass(slots=True)
 class Exchange:
     """One client's request as the server holds it. `arrived_at`: time.monotonic(); `finish`: work left for the
-    trace's writer."""
+    trace's writer; `caller`: who asks; `admission`: to be settled, where its key has limits."""
 
     call: Call
     client: Client
     arrived_at: float
     trace: Trace
     finish: Callable[[Trace], None] | None = None
+    caller: Caller = ANYBODY
+    admission: Admission | None = None
 
 
 @dataclass(slots=True)
@@ -77,7 +82,7 @@ async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) 
     """Answer one controlled request. Raises ProxyError before anything was sent; ClientGone."""
     call, trace = exchange.call, exchange.trace
     tokens, counted = await _prompt_length(exchange, models[0])
-    asked = question(call, models, service.registry, tokens)
+    asked = question(call, models, service.registry, tokens, exchange.caller)
     if not counted:
         asked = replace(asked, note=f"{asked.note}; {GUESSED}" if asked.note else GUESSED)
     streamed = StreamedReply(exchange.client.send, call) if call.stream else None
@@ -125,6 +130,8 @@ async def _until_answered(
         client_fault = next((refusal for refusal in refusals if 400 <= refusal[0] < 500 and refusal[0] != 429), None)
         if client_fault is not None:
             raise UpstreamRefused(*client_fault)
+        if executed.run.called_off:
+            raise ShuttingDown
         if executed.run.cut_by_deadline:
             raise DeadlineExceeded("The deadline came before any branch had produced a token.")
         problem = failed[0].error if failed else None
@@ -258,7 +265,7 @@ async def _execute(
     if streamed is not None:
         await streamed.start(_headers(exchange, decision))
     try:
-        with exchange.client.watch(run.client_gone):
+        with exchange.client.watch(run.client_gone, run.call_off):
             if streamed is not None:
                 outcome = await streamed.while_running(strategy.run(run), run, events)
             else:

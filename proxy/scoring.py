@@ -29,12 +29,17 @@ class Scoring:
         retries: Retries | None = None,
     ) -> None:
         self.judged: list[PooledCall] = []  # what a judge was asked aside of branches
-        self._models = {name: PooledModel(backend, clock, retries) for name, backend in models.items()}
-        self._embedding = PooledModel(embedding, clock, retries) if embedding is not None else None
+        self._models = {name: PooledModel(backend, clock, retries, call.salt) for name, backend in models.items()}
+        self._embedding = PooledModel(embedding, clock, retries, call.salt) if embedding is not None else None
         self.retries = retries
         self._call = call
         self._step_mark = step_mark
         self._prompt_tokens: int | None = None
+
+    @property
+    def salt(self) -> str | None:
+        """Of the prefix caches of what is asked for this request."""
+        return self._call.salt
 
     @property
     def embeds(self) -> bool:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from proxy.upstream.connection import Headers
 
@@ -20,15 +21,22 @@ EXTENSION = "paretoproxy.client"
 MAX_PIPELINED = 16
 
 
-class Client:
-    """The client of one request. `started`: some of the answer has been sent."""
+class DrainableState(ServerState):
+    """`draining`: every answer from here on is its connection's last one."""
 
-    __slots__ = ("_cycle", "_protocol", "started")
+    draining = False
+
+
+class Client:
+    """The client of one request. `started`: some of the answer has been sent; `cut`: the proxy ends and cannot wait."""
+
+    __slots__ = ("_cycle", "_protocol", "cut", "started")
 
     def __init__(self, protocol: ServerProtocol) -> None:
         self._protocol = protocol
         self._cycle: RequestResponseCycle | None = None
         self.started = False
+        self.cut = False
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -88,19 +96,28 @@ class Client:
         cycle.message_event.set()
         cycle.on_response()
 
-    def watch(self, on_gone: Callable[[], object]) -> Watch:
-        """Context manager: calls `on_gone` once when the client leaves, at once if it has left."""
-        return Watch(self._protocol, on_gone)
+    def watch(self, on_gone: Callable[[], object], on_cut: Callable[[], object] | None = None) -> Watch:
+        """Context manager: calls `on_gone` once when the client leaves, at once if it has left. `on_cut`: when the
+        proxy has to end before the answer does, by default the same, with `cut` set."""
+        return Watch(self, self._protocol, on_gone, on_cut)
 
 
 class Watch:
-    """`gone`: the client has left."""
+    """`gone`: the client has left, or has to be left."""
 
-    __slots__ = ("_on_gone", "_protocol", "gone")
+    __slots__ = ("_client", "_on_cut", "_on_gone", "_protocol", "gone")
 
-    def __init__(self, protocol: ServerProtocol, on_gone: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        protocol: ServerProtocol,
+        on_gone: Callable[[], object],
+        on_cut: Callable[[], object] | None,
+    ) -> None:
+        self._client = client
         self._protocol = protocol
         self._on_gone = on_gone
+        self._on_cut = on_cut
         self.gone = False
 
     def __enter__(self) -> Self:
@@ -109,6 +126,8 @@ class Watch:
         else:
             self._protocol.watches.add(self)
             self._protocol.flow.resume_reading()  # a large body stops it, and with it the news that the client leaves
+            if self._protocol.cutting:
+                self.cut()
         return self
 
     def __exit__(
@@ -121,6 +140,14 @@ class Watch:
         self.gone = True
         self._on_gone()
 
+    def cut(self) -> None:
+        """By the protocol, when the proxy ends."""
+        self._client.cut = True
+        if self._on_cut is not None:
+            self._on_cut()
+        else:
+            self.tell()
+
 
 class ServerProtocol(HttpToolsProtocol):
     """Give it to uvicorn as `http`. `watches`: of the requests under way on this connection."""
@@ -128,8 +155,25 @@ class ServerProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.watches: set[Watch] = set()
-        self.lost = False
+        self.lost = self.cutting = False
         self._idle_since: float | None = None
+
+    def answer_last(self) -> None:
+        """What is being answered is the last on this connection; an idle one stays open for one more."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """By the server, which lets nobody in any more: close when idle, else after the answer."""
+        arriving = self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
+        if not arriving:  # else its head is on the way; its answer will be the last
+            super().shutdown()
+
+    def cut(self) -> None:
+        """By the server, when what runs must end."""
+        self.cutting = True
+        for watch in list(self.watches):
+            watch.cut()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -141,6 +185,8 @@ class ServerProtocol(HttpToolsProtocol):
         if self.cycle is not before:  # else it was an upgrade
             client: Client = self.scope["extensions"][EXTENSION]  # type: ignore[assignment]
             client.begin(self.cycle)
+            if getattr(self.server_state, "draining", False):
+                self.cycle.keep_alive = False
         if 0 < len(self.pipeline) <= MAX_PIPELINED:
             # uvicorn stops reading once a request waits for the one before it, and would not see the client leave.
             self.flow.resume_reading()

@@ -14,10 +14,13 @@ from typing import Self
 from proxy import access_log
 from proxy import catalog as catalogs
 from proxy.catalog import Catalog
-from proxy.config import Config, client_api_keys
+from proxy.client_keys import Keys
+from proxy.config import Config, ConfigError, client_api_keys
+from proxy.limits import Limiter
 from proxy.metrics import Metrics
 from proxy.planner import Chooser, choose
 from proxy.probe import POOLED_LATE_LOOKS, Prober
+from proxy.redis_limits import MissingPackage, RedisLimits
 from proxy.reliability.collector import ReliabilityCollector
 from proxy.reliability.service import Reliability
 from proxy.telemetry import Telemetry
@@ -52,7 +55,7 @@ class Service:
     """`aclose` ends everything that `start` began. `rng`: decides among plans that are as good. `clock`: seconds, not
     the loop's, which uvloop keeps in whole milliseconds; both count from the same start. `choose`: the planner,
     but where others are compared with it. `epoch_s`: what the clock's 0 is in Unix time. `telemetry`: None where no
-    collector is configured."""
+    collector is configured. `keys`: of clients; replaced as a whole by a reload, which `limiter` outlives."""
 
     config: Config
     registry: Registry
@@ -61,8 +64,9 @@ class Service:
     metrics: Metrics
     probers: tuple[Prober, ...]
     equivalence: MathVerifyPool
-    api_keys: frozenset[str] | None
+    keys: Keys | None
     reliability: Reliability
+    limiter: Limiter = field(default_factory=Limiter)
     finish_time: FinishTime = field(default_factory=FinishTime)
     rng: Random = field(default_factory=Random)
     clock: Callable[[], float] = time.monotonic
@@ -74,7 +78,7 @@ class Service:
     async def start(cls, config: Config, registry: Registry | None = None) -> Self:
         """Raises ConfigError, StoreError."""
         registry = registry or Registry.installed()
-        api_keys = client_api_keys(config)
+        keys, limiter = client_api_keys(config), limiter_for(config)
         check_telemetry(config)
         catalog = catalogs.build(config, registry, time.monotonic)
         traces = TraceStore(config.traces.target, config.traces.queue_size, config.traces.retention_days)
@@ -87,7 +91,10 @@ class Service:
         rng = Random()
         reliability = Reliability(config, catalog, rng, time.monotonic)
         await reliability.start()
-        metrics.add(ReliabilityCollector(reliability, [*catalog.backends, *catalog.pooled]))
+        metrics.add(ReliabilityCollector(reliability))
+        metrics.add(limiter)
+        if limiter.shared is not None:
+            await limiter.shared.start()
         _spare_the_collector()
         return cls(
             config,
@@ -97,8 +104,9 @@ class Service:
             metrics,
             probers,
             MathVerifyPool(),
-            api_keys,
+            keys,
             reliability,
+            limiter,
             rng=rng,
             epoch_s=time.time() - time.monotonic(),
             telemetry=telemetry,
@@ -141,9 +149,25 @@ class Service:
         for backend in (*self.catalog.backends, *self.catalog.pooled):
             await backend.pool.aclose()
         await self.equivalence.aclose()
+        if self.limiter.shared is not None:
+            await self.limiter.shared.aclose()
         await asyncio.to_thread(self.traces.close)
         if self.telemetry is not None:  # after the traces' writer, which gives it the last ones
             await self.telemetry.aclose()
+
+
+def limiter_for(config: Config) -> Limiter:
+    """Where the limits of API keys are counted. Raises ConfigError."""
+    limits = config.limits
+    if limits.redis_url is None:
+        return Limiter()
+    try:
+        shared = RedisLimits(limits.redis_url.get_secret_value(), lease_s=config.server.max_stream_s + 60)
+    except MissingPackage as error:
+        raise ConfigError(str(error)) from error
+    except ValueError:
+        raise ConfigError("limits.redis_url: expected redis://HOST:PORT/DB, rediss://… or unix://…") from None
+    return Limiter(shared, refuse_when_down=limits.on_redis_failure == "refuse")
 
 
 def _spare_the_collector() -> None:

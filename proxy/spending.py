@@ -35,6 +35,11 @@ class Spending:
         self._settled, self._settled_at = spent, now
         return spent
 
+    def use(self, pricing: Pricing) -> None:
+        """From now on, after a reload; the time so far has cost what it cost."""
+        self.settle()
+        self._pricing = pricing
+
     def told(self) -> dict[str, Any]:
         """For /v1/costs: per kind, and over all (`wall`), GPU-seconds and USD; null, with a reason, where a price was
         unknown for some of the time."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from fastapi import Query, Request
 
-from proxy.errors import InvalidRequest, NotFound, ProxyError, Unavailable
+from proxy.client_keys import Caller
+from proxy.errors import Forbidden, InvalidRequest, NotFound, ProxyError, Unavailable
 from proxy.service import Service
 from proxy.trace_store import StoreError, UnknownTrace
 
@@ -26,8 +27,12 @@ async def list_traces(
     outcome: str | None = None,
     slo_status: str | None = None,
 ) -> dict[str, Any]:
-    """The newest first. `after` of an answer, given to the next request, lists on; null at the end."""
-    names = {"model": model, "key": key, "strategy": strategy, "backend": backend}
+    """The newest first, of the caller's own key; an admin's sees all. `after` of an answer, given to the next request,
+    lists on; null at the end."""
+    own = own_key(request)
+    if own is not None and key not in (None, own):
+        raise Forbidden(f"The API key {own!r} sees its own requests only.", param="key", code="admin_only")
+    names = {"model": model, "key": own or key, "strategy": strategy, "backend": backend}
     page = await asyncio.to_thread(
         _service(request).traces.page,
         limit,
@@ -40,10 +45,18 @@ async def list_traces(
 
 
 async def one_trace(request: Request, trace_id: str) -> dict[str, Any]:
-    found = await asyncio.to_thread(_service(request).traces.get, trace_id)
-    if found is None:
+    # Clients name their traces, so two keys may have given the same id: each finds its own.
+    equal = {"id": trace_id, "key": own_key(request)}
+    found = await asyncio.to_thread(_service(request).traces.page, 1, equal=equal)
+    if not found.records:
         raise NotFound(f"No trace {trace_id!r} (traces appear within a second).", code="trace_not_found")
-    return found
+    return found.records[0]
+
+
+def own_key(request: Request) -> str | None:
+    """Whose requests the caller sees, on a route that asks for a key; None: everybody's."""
+    caller: Caller = request.state.caller
+    return None if caller.admin else caller.name
 
 
 def as_proxy_error(error: StoreError) -> ProxyError:

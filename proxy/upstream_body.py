@@ -17,13 +17,23 @@ VOTE_STREAM_INTERVAL = 16
 
 
 def relayed(call: Call, model: str) -> bytes:
-    """A pass-through body: untouched, unless the model goes by another name at the backend or controls are in it."""
+    """A pass-through body: untouched, unless the model goes by another name at the backend or controls are in it; with
+    the tenant's salt as one more member."""
     peek = call.peek
     if peek.model == model and peek.slo is None and peek.tts is None and peek.optillm_approach is None:
-        return call.body
+        if call.salt is None:
+            return call.body
+        if b"cache_salt" not in call.body:
+            return b'%b,"cache_salt":"%b"}' % (call.body.rstrip(b" \t\r\n")[:-1], call.salt.encode())
     members = call.members()
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
+    _salt(members, call)
     return msgspec.json.encode(members)
+
+
+def _salt(members: dict[str, msgspec.Raw], call: Call) -> None:
+    if call.salt is not None:
+        members["cache_salt"] = _raw(call.salt)
 
 
 def branch(
@@ -41,6 +51,7 @@ def branch(
     """
     members = call.members() if generation.prompt is None else _of_prompt(generation.prompt)
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
+    _salt(members, call)
     members["stream"] = _TRUE
     members["stream_options"] = _STREAM_OPTIONS
     members.pop("n", None)

@@ -20,6 +20,7 @@ _COMMANDS = {
     "slo-table": "Ask a running proxy labelled questions under several deadlines; print a table.",
     "simulate": "Serve a simulated fleet that speaks vLLM's HTTP, timed by profiles.",
     "traces": "Read the trace store.",
+    "keys": "Make API keys for clients; what is stored is their hash.",
 }
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from proxy.backend import Backend
 from proxy.health import State
 from proxy.reliability.service import Reliability
 
@@ -15,9 +14,8 @@ STATES: tuple[State, ...] = ("closed", "half-open", "open")
 
 
 class ReliabilityCollector(Collector):
-    def __init__(self, reliability: Reliability, backends: Sequence[Backend]) -> None:
+    def __init__(self, reliability: Reliability) -> None:
         self._reliability = reliability
-        self._backends = backends
 
     def collect(self) -> Iterator[Metric]:
         yield from self._states()
@@ -41,7 +39,7 @@ class ReliabilityCollector(Collector):
         opened = CounterMetricFamily(
             "paretoproxy_backend_opened", "How often the backend was taken out, by why", labels=["backend", "cause"]
         )
-        for backend in self._backends:
+        for backend in self._reliability.backends:
             for each in STATES:
                 state.add_metric([backend.name, each], float(backend.health.state == each))
             for cause, count in backend.health.opened.items():

@@ -89,19 +89,22 @@ def one(database: Database, trace_id: str) -> dict[str, Any] | None:
 
 
 def costs(
-    database: Database, group_by: Sequence[GroupBy], since: date | None, until: date | None
+    database: Database, group_by: Sequence[GroupBy], since: date | None, until: date | None, key: str | None = None
 ) -> list[dict[str, Any]]:
     """Raises ValueError for a group that is none, StoreError."""
     if unknown := [name for name in group_by if name not in GROUPS]:
         raise ValueError(f"cannot group by {unknown[0]!r}; there are {', '.join(GROUPS)}")
     groups = list(dict.fromkeys(group_by))
     summed = [f"SUM({name})" for name in (*COUNTS, *AMOUNTS, *UNKNOWNS)] + [f"MAX({name})" for name in REASONS]
-    limits = [("day >= ?", since), ("day <= ?", until)]
-    where = " AND ".join(condition for condition, day in limits if day is not None) or "TRUE"
+    days = [("day >= ?", since), ("day <= ?", until)]
+    limits = [(condition, day.isoformat()) for condition, day in days if day is not None]
+    if key is not None:
+        limits.append(("key = ?", key))
+    where = " AND ".join(condition for condition, _ in limits) or "TRUE"
     query = f"SELECT {', '.join([*groups, *summed])} FROM {database.costs} WHERE {where}"
     if groups:
         query += f" GROUP BY {', '.join(groups)} ORDER BY {', '.join(groups)}"
-    rows = database.read(query, [day.isoformat() for _, day in limits if day is not None])
+    rows = database.read(query, [value for _, value in limits])
     return [_costs(groups, row) for row in rows if row[len(groups)] is not None]
 
 

@@ -156,12 +156,16 @@ class TraceStore:
         return queries.one(self._database, trace_id) if self._database is not None else None
 
     def costs(
-        self, group_by: Sequence[GroupBy], since: date | None = None, until: date | None = None
+        self,
+        group_by: Sequence[GroupBy],
+        since: date | None = None,
+        until: date | None = None,
+        key: str | None = None,
     ) -> list[dict[str, Any]]:
         """Cost sums over days (UTC, both included), one row per group, in order: the groups' values (null: none),
         counts of requests by outcome, `uses`, tokens, and `ledgers`, whose amounts are null where nothing of them is
-        known. See costs.py. Raises StoreError; ValueError for a group that is none."""
-        return queries.costs(self._database, group_by, since, until) if self._database is not None else []
+        known; of one `key`, or of all. See costs.py. Raises StoreError; ValueError for a group that is none."""
+        return queries.costs(self._database, group_by, since, until, key) if self._database is not None else []
 
     # -- the thread --
 

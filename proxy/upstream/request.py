@@ -21,6 +21,8 @@ _NOT_FORWARDED = frozenset(
         b"expect",
         b"authorization",
         b"proxy-authorization",
+        b"x-api-key",
+        b"api-key",
         b"cookie",
         b"accept-encoding",
         b"traceparent",  # each branch is sent as a span of its own: `Trace.context_lines`

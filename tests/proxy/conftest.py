@@ -13,7 +13,13 @@ from http_rig import Fleet
 from postgres_server import PostgresServer, binaries
 from upstream_rig import Rig
 
-_ON_UVLOOP = ("test_http_client_leaves", "test_http_backend_dies", "test_http_streaming", "test_http_backpressure")
+_ON_UVLOOP = (
+    "test_http_client_leaves",
+    "test_http_backend_dies",
+    "test_http_streaming",
+    "test_http_backpressure",
+    "test_faults",
+)
 
 
 def pytest_asyncio_loop_factories(

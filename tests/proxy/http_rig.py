@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-import uvicorn
 import yaml
 from scripted_backend import ScriptedBackend, until
 from scripted_pooled import ScriptedPooled
@@ -21,6 +20,9 @@ from profiler import quality_file
 from profiler.quality_sections import AgreementCurve
 from proxy.cli.serve import server_for
 from proxy.config import load
+from proxy.live import Live
+from proxy.reload import Reloader
+from proxy.server import Server
 from proxy.service import Service
 from strategies.base import Strategy
 from strategies.registry import Registry
@@ -72,12 +74,27 @@ class Events:
 class RunningProxy:
     """A started proxy, an HTTP client of it, and its service for what HTTP does not show."""
 
-    def __init__(self, server: uvicorn.Server) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
         self.port = int(server.servers[0].sockets[0].getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
-        self.service: Service = server.lifespan.state["service"]
+        self.live: Live = server.lifespan.state["live"]
         self.client = httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False, verify=False)
+
+    @property
+    def service(self) -> Service:
+        """What new requests get."""
+        return self.live.service
+
+    @property
+    def reloader(self) -> Reloader:
+        """Of one made with `watched`."""
+        assert self.live.reloader is not None
+        return self.live.reloader
+
+    @property
+    def server(self) -> Server:
+        return self._server
 
     @property
     def server_tasks(self) -> set[asyncio.Task[None]]:
@@ -142,14 +159,8 @@ def _is_of_a_request(task: asyncio.Task[Any]) -> bool:
     code = getattr(task.get_coro(), "cr_code", None)
     file = Path(code.co_filename) if code is not None else Path()
     package = Path(proxy.__file__).parent
-    return file.is_relative_to(package) and file.name not in (
-        "probe.py",
-        "fetch.py",
-        "pool.py",
-        "app.py",
-        "export.py",
-        "outliers.py",
-    )
+    ours = ("probe.py", "fetch.py", "pool.py", "app.py", "export.py", "outliers.py", "reload.py")
+    return file.is_relative_to(package) and file.name not in ours
 
 
 class RawClient:
@@ -236,13 +247,34 @@ class Fleet:
         task: str | None = "math",
         answers: str | None = None,
         first_model: dict[str, Any] | None = None,
+        watched: bool = False,
         **sections: Any,
     ) -> RunningProxy:
         """A proxy over all backends made so far: per model name one model. `strategies`: besides the installed ones;
-        `first_model`: further members of the first model; `sections`: of the configuration."""
+        `first_model`: further members of the first model; `watched`: reads its file again; `sections`: of the
+        configuration."""
+        path = self.write(task=task, answers=answers, first_model=first_model, **sections)
+        registry = Registry({each.name: each for each in (*Registry.installed(), *strategies)})
+        source = path if watched else None
+        server = server_for(load(path, environ={}), "127.0.0.1", 0, "critical", registry, source=source)
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup()
+        self._proxy = RunningProxy(server)
+        return self._proxy
+
+    def write(
+        self,
+        *only: str,
+        task: str | None = "math",
+        answers: str | None = None,
+        first_model: dict[str, Any] | None = None,
+        **sections: Any,
+    ) -> Path:
+        """The configuration's file, over all backends made so far or `only` those of these names."""
         models: list[dict[str, Any]] = []
         for name in dict.fromkeys(backend.model for backend in self._backends):
-            served = [self._entry(backend) for backend in self._backends if backend.model == name]
+            served = [self._entry(b) for b in self._backends if b.model == name and (not only or b.name in only)]
             quality = {"math": str(self._quality())} if task == "math" else {}
             models.append({"name": name, "task": task, "answers": answers, "quality": quality, "backends": served})
         models[0].update(first_model or {})
@@ -250,14 +282,10 @@ class Fleet:
             models[0]["reward_model"] = [one.entry for one in self._pooled if one.kind != "embedding"]
             models[0]["embedding_model"] = next((one.entry for one in self._pooled if one.kind == "embedding"), None)
         path = self._folder / "fleet.yaml"
-        path.write_text(yaml.safe_dump({"traces": {"path": "traces.db"}, **sections, "models": models}))
-        registry = Registry({each.name: each for each in (*Registry.installed(), *strategies)})
-        server = server_for(load(path, environ={}), "127.0.0.1", 0, "critical", registry)
-        server.config.load()
-        server.lifespan = server.config.lifespan_class(server.config)
-        await server.startup()
-        self._proxy = RunningProxy(server)
-        return self._proxy
+        draft = path.with_name("draft.yaml")
+        draft.write_text(yaml.safe_dump({"traces": {"path": "traces.db"}, **sections, "models": models}))
+        draft.replace(path)  # at once, as editors and Kubernetes do
+        return path
 
     async def one(self, *strategies: type[Strategy[Any]], **options: Any) -> tuple[ScriptedBackend, RunningProxy]:
         """One backend and a proxy in front of it."""

@@ -284,6 +284,24 @@ def says(
     return play
 
 
+def speaks(text: str, *, tokens: int = 8, every_s: float = 0.01) -> Play:
+    """A token every so many seconds, streamed or not: an answer takes time, so that something can happen within it."""
+
+    async def play(peer: Peer, request: Received) -> None:
+        if not request.json.get("stream"):
+            await asyncio.sleep(tokens * every_s)
+            await answers(200, json.dumps(whole(request, text, tokens)).encode())(peer, request)
+            return
+        for number, chunk in enumerate(_chunks(request, text, tokens, {}, stop=tokens - 1)):
+            await _events(peer, request, [chunk], head=number == 0)
+            await asyncio.sleep(every_s)
+        await _events(peer, request, _last_chunk(request, text, tokens), head=False)
+        await _events(peer, request, _ending(request, tokens, "stop"), head=False)
+        await peer.send(b"0\r\n\r\n")
+
+    return play
+
+
 def begins(text: str, *, tokens: int = 4, after: int, then: Play | None = None) -> Play:
     """The first `after` tokens of a streamed answer, then `then` (nothing at all, unless told)."""
 

@@ -5,14 +5,18 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from proxy.cli import _COMMANDS
+from proxy.client_keys import KeyLimits
 from proxy.config import (
     BackendConfig,
     Config,
     LaunchConfig,
+    LimitsConfig,
+    ListenTlsConfig,
     ModelConfig,
     ServerConfig,
     SloConfig,
     TelemetryConfig,
+    TlsConfig,
     TracesConfig,
 )
 from proxy.controls import CONTROL_HEADERS
@@ -59,9 +63,13 @@ def test_every_configuration_key_is_in_the_contracts() -> None:
         SloConfig,
         TracesConfig,
         TelemetryConfig,
+        LimitsConfig,
         ModelConfig,
         BackendConfig,
         LaunchConfig,
+        TlsConfig,
+        ListenTlsConfig,
+        KeyLimits,
         *RELIABILITY_SECTIONS,
     )
     keys = [key for section in sections for key in section.model_fields]

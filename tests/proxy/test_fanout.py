@@ -32,7 +32,7 @@ async def test_a_timer_that_is_called_a_little_early_ends_the_time_all_the_same(
     asked = Asked()
     run = _run(asked, asyncio.get_running_loop().time() + 60)
     async with run.sample(1) as wave:
-        wave._deadline()
+        wave.end()
 
     assert run.out_of_time
     async with run.sample(1):

@@ -16,8 +16,7 @@ from http_rig import Fleet, chat, vote
 from scripted_backend import until
 
 from proxy import access_log, logs
-from proxy.cli.serve import _with_logs
-from proxy.config import load
+from proxy.config import load, with_server
 from proxy.current import current_trace
 from proxy.trace import Trace
 
@@ -173,8 +172,6 @@ def test_the_command_line_overrides_the_configuration(tmp_path: Path) -> None:
     path = tmp_path / "fleet.yaml"
     path.write_text("server: {access_log: true}\nmodels: [{name: m, backends: [{name: a, url: http://a}]}]")
     config = load(path, environ={})
-    assert _with_logs(config, None, None).server == config.server
-    assert (_with_logs(config, "json", False).server.log_format, _with_logs(config, None, False).server.access_log) == (
-        "json",
-        False,
-    )
+    assert with_server(config, {}).server == config.server
+    changed = with_server(config, {"log_format": "json", "access_log": False}).server
+    assert (changed.log_format, changed.access_log) == ("json", False)

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripted_backend import until
 
 from proxy.errors import DeadlineExceeded, InvalidControl, SloInfeasible, Unauthorized
+from proxy.limits import LIMITS
 from proxy.metrics import Metrics
 from proxy.request_metrics import SLO_KINDS, RequestMetrics
 from proxy.trace import BranchTrace, Trace
@@ -68,12 +69,14 @@ async def test_a_client_cannot_make_a_label_value(fleet: Fleet) -> None:
         "backend": {"a"},
         "outcome": {"answered", "refused", "failed", "client_gone", "completed", "truncated", "cancelled"},
         "slo_status": {"met", "missed", "degraded", "none"},
-        "kind": {*SLO_KINDS.values(), "plan", "pass-through"},
+        "kind": {*SLO_KINDS.values(), "plan", "pass-through", "attributed", "others", "idle"},
         "status": {"met", "missed", "degraded", "answered", "refused", "failed", "client_gone"},
         "ledger": {"attributed", "exclusive", "marginal", "billed"},
         "operation": {"chat", "text_completion", "embeddings", "tokenize", "detokenize", "score"},
         "type": {"input", "output"},
         "task": {"math", ""},
+        "limit": set(LIMITS),
+        "result": {"ok", "failed"},
     }
     samples = await page(proxy)
     seen = {(label, value) for sample in samples for label, value in sample.labels.items() if label in allowed}
