@@ -123,10 +123,10 @@ class Run:
             self._on_answer(found)
         return found
 
-    async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
+    async def score(self, texts: Sequence[str], by: Scorer, *, so_far: bool = False) -> list[list[float]]:
         if self.scoring is None:
             raise NoScore("the model has no reward model")
-        return await self._aside(partial(self.scoring.score, texts, by), self._decide_by)
+        return await self._aside(partial(self.scoring.score, texts, by, so_far=so_far), self._decide_by)
 
     async def similarity(self, texts: Sequence[str]) -> list[list[float]] | None:
         if self.scoring is None or not self.scoring.embeds:

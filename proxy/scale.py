@@ -188,7 +188,7 @@ def _scoring(service: Service, call: Call, served: Served) -> Scoring | None:
     """None where there is nobody to ask: most models have no reward model."""
     if not served.scorers and served.embedding is None and served.config.compare_text is None:
         return None
-    return Scoring(served.scorers, served.embedding, call, service.clock, served.step_token)
+    return Scoring(served.scorers, served.embedding, call, service.clock, served.step_token, served.reads_thinking)
 
 
 def _grouper(

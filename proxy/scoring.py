@@ -11,12 +11,14 @@ from proxy.backend import Backend
 from proxy.call import Call
 from proxy.pooled import PooledCall, PooledModel, step_ends
 from strategies.base import SCORER_NEEDS, Need, NoScore, Scorer
+from strategies.ranking import scorable
 
 KINDS: dict[str, Scorer] = {"outcome": "reward", "process": "process-reward", "reranker": "reranker"}
 
 
 class Scoring:
-    """Of one request. `models`: what scores; `step_mark`: the token that ends a step, a new line unless told."""
+    """Of one request. `models`: what scores; `step_mark`: the token that ends a step, a new line unless told;
+    `reads_thinking`: those that judge an answer by its thinking too. Others know solutions, not thoughts."""
 
     def __init__(
         self,
@@ -25,12 +27,14 @@ class Scoring:
         call: Call,
         clock: Callable[[], float],
         step_mark: str | None = None,
+        reads_thinking: frozenset[Scorer] = frozenset(),
     ) -> None:
         self.judged: list[PooledCall] = []  # what a judge was asked aside of branches
         self._models = {name: PooledModel(backend, clock) for name, backend in models.items()}
         self._embedding = PooledModel(embedding, clock) if embedding is not None else None
         self._call = call
         self._step_mark = step_mark
+        self._reads_thinking = reads_thinking
         self._prompt_tokens: int | None = None
 
     @property
@@ -47,13 +51,15 @@ class Scoring:
         models = [*self._models.values(), *([self._embedding] if self._embedding is not None else [])]
         return [*(call for model in models for call in model.calls), *self.judged]
 
-    async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
-        """One score of each answer, or one per step. Raises NoScore."""
+    async def score(self, texts: Sequence[str], by: Scorer, *, so_far: bool = False) -> list[list[float]]:
+        """One score of each answer, or one per step. `so_far`: they are no whole answers yet. Raises NoScore."""
         model = self._models.get(by)
         if model is None:
             raise NoScore(f"the model has no {by} model")
         if not texts:
             return []
+        if not so_far and by not in self._reads_thinking:
+            texts = [scorable(text) for text in texts]
         if by == "reranker":
             return [[score] for score in await model.rerank(self._call.question(), texts)]
         if by == "reward":

@@ -115,7 +115,7 @@ class ScriptedSampler:
     async def answer(self, branch: Branch) -> Answer | None:
         return await self._classify(branch.text)
 
-    async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
+    async def score(self, texts: Sequence[str], by: Scorer, *, so_far: bool = False) -> list[list[float]]:
         if self._scores is None:
             raise NoScore("there is no scorer")
         if self.now_s + self._score_s > self._deadline_s:
