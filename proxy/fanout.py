@@ -59,6 +59,7 @@ class Run:
         scoring: Scoring | None = None,
         question: Callable[[], str] = str,
         max_tokens: int | None = None,
+        room: int | None = None,
         top_logprobs: int | None = None,
         on_event: Callable[[bytes], None] | None = None,
         on_answer: Callable[[Answer | None], None] | None = None,
@@ -77,6 +78,7 @@ class Run:
         self._clock = clock
         self._question = question
         self._max_tokens = max_tokens
+        self._room = room
         self._top_logprobs = top_logprobs
         self._on_event = on_event
         self._on_answer = on_answer
@@ -94,6 +96,10 @@ class Run:
     @property
     def max_tokens(self) -> int | None:
         return self._max_tokens
+
+    @property
+    def room(self) -> int | None:
+        return self._room
 
     @property
     def out_of_time(self) -> bool:

@@ -15,6 +15,7 @@ from proxy.asking import Question, question
 from proxy.branch import BranchStream
 from proxy.call import Call
 from proxy.catalog import Served
+from proxy.context_room import room
 from proxy.correction import Forecast
 from proxy.errors import (
     DeadlineExceeded,
@@ -153,15 +154,17 @@ async def _execute(
     if asked.ask.slo.latency_ms is not None:
         decide_by = exchange.arrived_at + asked.ask.slo.latency_ms / 1e3 - service.finish_time.reserve_s
     scoring = _scoring(service, call, plan.served)
+    known = asked.ask.prompt_tokens if exchange.trace.tokens_exact else None
     run = Run(
         plan.backend,
-        Requests.of(call, plan, exchange.trace, live=live, fastest=Served.fastest),
+        Requests.of(call, plan, exchange.trace, live=live, fastest=Served.fastest, prompt_tokens=known),
         _grouper(service, call, asked, plan.served, scoring, decide_by),
         decide_by=decide_by,
         clock=service.clock,
         scoring=scoring,
         question=call.question,
         max_tokens=call.max_tokens,
+        room=room(plan.backend, known),
         top_logprobs=call.top_logprobs,
         on_event=events.put if events is not None and live else None,
         on_answer=told.add if told is not None else None,

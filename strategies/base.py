@@ -157,6 +157,12 @@ class Context(Protocol):
         ...
 
     @property
+    def room(self) -> int | None:
+        """Tokens that the backend's context has left after the prompt; None: not known. A generation's `max_tokens`
+        may be more, and is cut: this is for what must leave room for a part that follows."""
+        ...
+
+    @property
     def out_of_time(self) -> bool:
         """The deadline has come: nothing that is started now will arrive."""
         ...

@@ -81,6 +81,7 @@ class ScriptedSampler:
         similar: Callable[[Sequence[str]], list[list[float]]] | None = None,
         question: str = "What is it?",
         max_tokens: int | None = None,
+        room: int | None = None,
     ) -> None:
         self.now_s = 0.0
         self.decided_at_s: float | None = None
@@ -91,6 +92,7 @@ class ScriptedSampler:
         self.scored: list[tuple[Scorer, tuple[str, ...]]] = []
         self.question = question
         self.max_tokens = max_tokens
+        self.room = room
         self._script = script
         self._lines: list[Scripted] = []
         self._deadline_s = float("inf") if deadline_s is None else deadline_s
