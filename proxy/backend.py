@@ -14,7 +14,7 @@ from profiler.verdict import SamplingSetting
 from proxy.capabilities import Capabilities
 from proxy.config import BackendConfig, backend_api_key
 from proxy.correction import Correction
-from proxy.engine_flags import by_priority
+from proxy.engine_flags import by_priority, max_model_len
 from proxy.gpu_time import GpuTime
 from proxy.health import Health
 from proxy.line import Line
@@ -68,6 +68,12 @@ class Backend:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Tokens of its context, as it says itself, else as it is launched."""
+        told = self.capabilities.max_model_len if self.capabilities is not None else None
+        return told or max_model_len(self.config)
 
     @property
     def in_flight(self) -> int:

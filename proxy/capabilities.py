@@ -41,9 +41,11 @@ ENGINE_NEEDS = {Need.CHAT: "chat", Need.LOGPROBS: "logprobs", Need.CONTINUATION:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """`able`: by name, whether the engine can; a name that is not there is not known."""
+    """`able`: by name, whether the engine can; a name that is not there is not known. `max_model_len`: tokens of its
+    context; None where it does not say."""
 
     able: Mapping[str, bool] = field(default_factory=dict)
+    max_model_len: int | None = None
 
     def meets(self, need: Need, *, unless_known: bool) -> bool:
         """Whether the engine can what the need asks of engines; `unless_known`: what to say where it was not asked."""
@@ -57,7 +59,7 @@ async def find_out(backend: Backend) -> Capabilities:
     answers = [await _accepts(backend, _MEMBERS[name]) for name in names]
     able = dict(zip(names, answers, strict=True))
     able["continuation"] = await _continues(backend)
-    return Capabilities(able)
+    return Capabilities(able, await _max_model_len(backend))
 
 
 async def _accepts(backend: Backend, members: Mapping[str, Any]) -> bool:
@@ -67,6 +69,24 @@ async def _accepts(backend: Backend, members: Mapping[str, Any]) -> bool:
     if status in (401, 403, 408, 429) or status >= 500:
         raise UpstreamError(f"a capability probe was answered {status}: {answer[:200]!r}")
     return status == 200
+
+
+class _Card(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None
+
+
+class _Cards(msgspec.Struct):
+    data: list[_Card]
+
+
+async def _max_model_len(backend: Backend) -> int | None:
+    status, answer = await fetch(backend.pool, backend.get("/v1/models"), TIMEOUT_S)
+    try:
+        cards = msgspec.json.decode(answer, type=_Cards).data if status == 200 else []
+    except msgspec.DecodeError:
+        return None
+    return next((card.max_model_len for card in cards if card.id == backend.model), None)
 
 
 class _Tokens(msgspec.Struct):

@@ -94,6 +94,7 @@ class Served:
     scorers: dict[Scorer, Backend] = field(default_factory=dict)
     embedding: Backend | None = None
     step_token: str | None = None
+    reads_thinking: frozenset[Scorer] = frozenset()
     gpus: np.ndarray = field(init=False)
     now: Callable[[], float] = time.time  # Unix seconds: prices change with the calendar
     max_num_seqs: np.ndarray = field(init=False)
@@ -390,6 +391,7 @@ def _introduce(model: Served, served: Mapping[str, Served], pooled: Mapping[str,
     model.judge = served[config.judge] if config.judge is not None else None
     model.larger = served[config.larger_model] if config.larger_model is not None else None
     model.scorers = {KINDS[reward.kind]: pooled[reward.name] for reward in config.reward_model}
+    model.reads_thinking = frozenset(KINDS[reward.kind] for reward in config.reward_model if reward.reads_thinking)
     model.step_token = next((r.step_token for r in config.reward_model if r.kind == "process"), None)
     model.embedding = pooled[config.embedding_model.name] if config.embedding_model is not None else None
 

@@ -261,6 +261,7 @@ class PooledConfig(_Section):
     kind: Literal["outcome", "process", "reranker", "embedding"]
     model: str | None = Field(None, description="as the engine names it; default: the entry's name")
     step_token: str | None = Field(None, description="what ends a step for a process reward; default: a new line")
+    reads_thinking: bool = Field(False, description="it was trained on answers with their thinking: it is shown both")
     gpus: float = Field(1, ge=0)
     gpu_hour_usd: GpuPrice | None = None
     usd_per_million_tokens: TokenPrice | None = None

@@ -13,6 +13,12 @@ def max_num_seqs(config: BackendConfig) -> int:
     return int(flag(config, "max-num-seqs") or DEFAULT_MAX_NUM_SEQS)
 
 
+def max_model_len(config: BackendConfig) -> int | None:
+    """None where the flag is not given, or in words ("auto", "32k")."""
+    found = str(flag(config, "max-model-len"))
+    return int(found) if found.isascii() and found.isdigit() else None
+
+
 def largest_graph_batch(config: BackendConfig) -> int | None:
     """The most branches that a captured CUDA graph runs: with one more, a step may take much longer. A speculating
     engine verifies several tokens of each (newer ones capture every decode batch, and have no cliff there). None where

@@ -76,6 +76,7 @@ class Run:
         scoring: Scoring | None = None,
         question: Callable[[], str] = str,
         max_tokens: int | None = None,
+        room: int | None = None,
         top_logprobs: int | None = None,
         on_event: Callable[[bytes], None] | None = None,
         on_answer: Callable[[Answer | None], None] | None = None,
@@ -100,6 +101,7 @@ class Run:
         self._clock = clock
         self._question = question
         self._max_tokens = max_tokens
+        self._room = room
         self._top_logprobs = top_logprobs
         self._on_event = on_event
         self._on_answer = on_answer
@@ -119,6 +121,10 @@ class Run:
     @property
     def max_tokens(self) -> int | None:
         return self._max_tokens
+
+    @property
+    def room(self) -> int | None:
+        return self._room
 
     @property
     def out_of_time(self) -> bool:
@@ -148,10 +154,10 @@ class Run:
             self._on_answer(found)
         return found
 
-    async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
+    async def score(self, texts: Sequence[str], by: Scorer, *, so_far: bool = False) -> list[list[float]]:
         if self.scoring is None:
             raise NoScore("the model has no reward model")
-        return await self._aside(partial(self.scoring.score, texts, by), self._decide_by)
+        return await self._aside(partial(self.scoring.score, texts, by, so_far=so_far), self._decide_by)
 
     async def similarity(self, texts: Sequence[str]) -> list[list[float]] | None:
         if self.scoring is None or not self.scoring.embeds:

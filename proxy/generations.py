@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy import upstream_body
 from proxy.backend import Backend
 from proxy.call import Call
 from proxy.catalog import Served
+from proxy.context_room import fitting
 from proxy.errors import Unavailable
 from proxy.planner import Plan
 from proxy.trace import Trace
@@ -34,6 +35,7 @@ class Requests:
     trace: Trace
     first_row: int
     priority: Callable[[int], int] | None = None
+    prompt_tokens: float | None = None  # of the client's request, where that is known exactly
     _own: dict[int, bytes] = field(default_factory=dict)  # by interval: the body
     _shared: dict[int, bytes] = field(default_factory=dict)  # by interval: the whole request, where it is large
 
@@ -47,11 +49,13 @@ class Requests:
         live: bool,
         fastest: Callable[[Served], Backend | None],
         priority: Callable[[int], int] | None = None,
+        prompt_tokens: float | None = None,
     ) -> Requests:
         """The client's own headers go along, but not its request id: branches are requests of their own, tied together
         by the trace context."""
         own = [(name, value) for name, value in call.headers if name != b"x-request-id"]
-        return cls(call, plan, live, forwarded_lines(own), fastest, trace, len(trace.branches), priority)
+        first_row = len(trace.branches)
+        return cls(call, plan, live, forwarded_lines(own), fastest, trace, first_row, priority, prompt_tokens)
 
     def __call__(self, generation: Generation, index: int, every_tokens: int = 0) -> tuple[Backend, bytes]:
         """Raises Unavailable where the judge or the larger model has no backend that serves; InvalidRequest."""
@@ -64,8 +68,8 @@ class Requests:
         interval = self._interval(every_tokens)
         if generation is WHOLE and not avoid:
             return self.plan.backend, self._whole(index, interval)
-        backend = self._backend(generation, avoid)
-        body = upstream_body.branch(self.call, backend.model, live=self.live, generation=generation, interval=interval)
+        served, backend = self._backend(generation, avoid)
+        body = self._body(generation, served, backend, interval)
         seed, priority = self.call.peek.seed, self._priority(backend, index)
         own_seed = None if seed is None or generation.prompt is not None else seed + index
         if own_seed is not None or priority is not None:
@@ -104,6 +108,27 @@ class Requests:
     def _context(self, index: int) -> bytes:
         return self.lines + self.trace.context_lines(BRANCHES + self.first_row + index)
 
+    def _body(self, generation: Generation, served: Served, backend: Backend, interval: int) -> bytes:
+        """With a budget that fits the backend's context."""
+
+        def written(generation: Generation) -> bytes:
+            return upstream_body.branch(
+                self.call, backend.model, live=self.live, generation=generation, interval=interval
+            )
+
+        body, budget = written(generation), generation.max_tokens
+        if budget is None:
+            return body
+        most = fitting(
+            budget,
+            body,
+            backend=backend,
+            counter=served.counter,
+            chat=self.call.chat or generation.prompt is not None,
+            known=self.prompt_tokens if generation.prompt is None and generation.model == "own" else None,
+        )
+        return body if most == budget else written(replace(generation, max_tokens=most))
+
     def others(self, generation: Generation, avoid: Container[str]) -> bool:
         """Whether another backend than these serves it."""
         served = self._served(generation)
@@ -113,11 +138,11 @@ class Requests:
         models = {"own": self.plan.served, "judge": self.plan.served.judge, "larger": self.plan.served.larger}
         return models[generation.model]
 
-    def _backend(self, generation: Generation, avoid: Container[str] = ()) -> Backend:
+    def _backend(self, generation: Generation, avoid: Container[str] = ()) -> tuple[Served, Backend]:
         if generation.model == "own" and not avoid:
-            return self.plan.backend
+            return self.plan.served, self.plan.backend
         served = self._served(generation)
         backend = (served.fastest(avoid) or self.fastest(served)) if served is not None else None
-        if backend is None:
+        if served is None or backend is None:
             raise Unavailable(f"No backend of the {generation.model} model serves now.")
-        return backend
+        return served, backend

@@ -18,6 +18,7 @@ from proxy.branch import BranchStream
 from proxy.call import Call
 from proxy.catalog import Served
 from proxy.client_keys import ANYBODY, Caller
+from proxy.context_room import room
 from proxy.correction import Forecast
 from proxy.errors import (
     DeadlineExceeded,
@@ -237,6 +238,7 @@ async def _execute(
     decide_by = _decide_by(service, exchange)
     dues = Dues(exchange.arrived_at, _patience_s(asked.ask), plan.branches)
     scoring = _scoring(service, call, plan.served)
+    known = asked.ask.prompt_tokens if GUESSED not in (asked.note or "") else None
     requests = Requests.of(
         call,
         plan,
@@ -244,6 +246,7 @@ async def _execute(
         live=live,
         fastest=Served.fastest,
         priority=lambda index: service.priority(dues.of(index)),
+        prompt_tokens=known,
     )
     run = Run(
         plan.backend,
@@ -255,6 +258,7 @@ async def _execute(
         scoring=scoring,
         question=call.question,
         max_tokens=call.max_tokens,
+        room=room(plan.backend, known),
         top_logprobs=call.top_logprobs,
         on_event=events.put if events is not None and live else None,
         on_answer=told.add if told is not None else None,
@@ -285,8 +289,8 @@ def _scoring(service: Service, call: Call, served: Served) -> Scoring | None:
     """None where there is nobody to ask: most models have no reward model."""
     if not served.scorers and served.embedding is None and served.config.compare_text is None:
         return None
-    retries = service.reliability.retries
-    return Scoring(served.scorers, served.embedding, call, service.clock, served.step_token, retries)
+    retries, reads = service.reliability.retries, served.reads_thinking
+    return Scoring(served.scorers, served.embedding, call, service.clock, served.step_token, retries, reads)
 
 
 def _grouper(

@@ -12,12 +12,14 @@ from proxy.call import Call
 from proxy.pooled import PooledCall, PooledModel, step_ends
 from proxy.reliability.retrying import Retries
 from strategies.base import SCORER_NEEDS, Need, NoScore, Scorer
+from strategies.ranking import scorable
 
 KINDS: dict[str, Scorer] = {"outcome": "reward", "process": "process-reward", "reranker": "reranker"}
 
 
 class Scoring:
-    """Of one request. `models`: what scores; `step_mark`: the token that ends a step, a new line unless told."""
+    """Of one request. `models`: what scores; `step_mark`: the token that ends a step, a new line unless told;
+    `reads_thinking`: those that judge an answer by its thinking too. Others know solutions, not thoughts."""
 
     def __init__(
         self,
@@ -27,6 +29,7 @@ class Scoring:
         clock: Callable[[], float],
         step_mark: str | None = None,
         retries: Retries | None = None,
+        reads_thinking: frozenset[Scorer] = frozenset(),
     ) -> None:
         self.judged: list[PooledCall] = []  # what a judge was asked aside of branches
         self._models = {name: PooledModel(backend, clock, retries, call.salt) for name, backend in models.items()}
@@ -34,6 +37,7 @@ class Scoring:
         self.retries = retries
         self._call = call
         self._step_mark = step_mark
+        self._reads_thinking = reads_thinking
         self._prompt_tokens: int | None = None
 
     @property
@@ -55,13 +59,15 @@ class Scoring:
         models = [*self._models.values(), *([self._embedding] if self._embedding is not None else [])]
         return [*(call for model in models for call in model.calls), *self.judged]
 
-    async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
-        """One score of each answer, or one per step. Raises NoScore."""
+    async def score(self, texts: Sequence[str], by: Scorer, *, so_far: bool = False) -> list[list[float]]:
+        """One score of each answer, or one per step. `so_far`: they are no whole answers yet. Raises NoScore."""
         model = self._models.get(by)
         if model is None:
             raise NoScore(f"the model has no {by} model")
         if not texts:
             return []
+        if not so_far and by not in self._reads_thinking:
+            texts = [scorable(text) for text in texts]
         if by == "reranker":
             return [[score] for score in await model.rerank(self._call.question(), texts)]
         if by == "reward":

@@ -157,6 +157,12 @@ class Context(Protocol):
         ...
 
     @property
+    def room(self) -> int | None:
+        """Tokens that the backend's context has left after the prompt; None: not known. A generation's `max_tokens`
+        may be more, and is cut: this is for what must leave room for a part that follows."""
+        ...
+
+    @property
     def out_of_time(self) -> bool:
         """The deadline has come: nothing that is started now will arrive."""
         ...
@@ -174,9 +180,10 @@ class Context(Protocol):
         """The class of the branch's final answer; None abstains: it never votes."""
         ...
 
-    async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
-        """Of each answer, whole or as far as it has come, its scores, 0 to 1 for rewards: one, or one per step for a
-        process reward. Raises NoScore."""
+    async def score(self, texts: Sequence[str], by: Scorer, *, so_far: bool = False) -> list[list[float]]:
+        """Of each answer, as the branch wrote it, its scores, 0 to 1 for rewards: one, or one per step for a process
+        reward. Whether the scorer is shown the thinking of a whole answer is its configuration's matter; an answer
+        `so_far` is shown as far as it has come. Raises NoScore."""
         ...
 
     async def similarity(self, texts: Sequence[str]) -> list[list[float]] | None:

@@ -29,7 +29,7 @@ from strategies.base import (
 from strategies.base import Params as BaseParams
 from strategies.fallback import decide
 from strategies.judging import judging, read_score
-from strategies.ranking import ranking, scorable
+from strategies.ranking import ranking
 from strategies.scores import Aggregate, aggregated, certainty
 from strategies.stopping import All
 from strategies.voting import Vote
@@ -92,7 +92,7 @@ class BestOfN(Strategy[Params]):
                 if problem or self.params.n == 1:
                     continue
                 try:
-                    [values] = await context.score([scorable(branch.text)], by)
+                    [values] = await context.score([branch.text], by)
                 except NoScore as error:
                     problem = str(error) or "it failed"
                     continue

@@ -68,7 +68,7 @@ class BudgetForcing(Strategy[Params]):
 
     async def run(self, context: Context) -> Outcome:
         params, vote, rule = self.params, Vote(), self._rule()
-        chains = [_Chain(params, context.max_tokens) for _ in range(params.n)]
+        chains = [_Chain(params, context.max_tokens, context.room) for _ in range(params.n)]
         going: Sequence[_Chain] = chains
         while going and not context.out_of_time:
             async with context.sample([chain.part() for chain in going]) as arrivals:
@@ -96,6 +96,7 @@ class _Chain:
 
     params: Params
     limit: int | None  # of the request's whole completion
+    room: int | None  # in the backend's context, for all that is written and put there
     text: str = ""
     used: int = 0
     waited: int = 0
@@ -107,17 +108,21 @@ class _Chain:
 
     @property
     def cap(self) -> int:
-        """Tokens of thinking that still fit; within the request's own limit room for the answer is kept."""
-        most = self.params.max_tokens
+        """Tokens of thinking that still fit; within the request's own limit and the context room for the answer is
+        kept. A token of what is put there is at least a character."""
+        most, answer = self.params.max_tokens, self.params.answer_tokens
         if self.limit is not None:
-            most = min(most, max(1, self.limit - self.params.answer_tokens))
+            most = min(most, max(1, self.limit - answer))
+        if self.room is not None:
+            put = self.waited * (len(self.params.wait_text) + 1) + 1 + len(CLOSE) + len(self.params.answer_lead)
+            most = min(most, max(1, self.room - put - answer))
         return most - self.used
 
     def part(self) -> Generation:
         """What it generates next."""
         self.running = True
         if self.phase == "thinking":
-            return Generation(continues=self.text, stop=(CLOSE,), max_tokens=self.cap)
+            return Generation(continues=self.text, stop=(CLOSE,), max_tokens=max(1, self.cap))
         room = None if self.limit is None else max(1, self.limit - self.used)
         if self.forced:
             room = self.params.answer_tokens if room is None else min(room, self.params.answer_tokens)

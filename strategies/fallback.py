@@ -6,7 +6,7 @@ A vote between answers that all differ is a guess dressed as a decision; so is o
 from __future__ import annotations
 
 from strategies.base import Context, NoScore, Outcome
-from strategies.ranking import ranking, scorable
+from strategies.ranking import ranking
 from strategies.voting import Vote
 
 FEWEST = 3
@@ -38,7 +38,7 @@ async def decide(context: Context, vote: Vote, n: int, note: str | None = None, 
     try:
         if not reward:
             raise NoScore("")
-        rewards = await context.score([scorable(branch.text) for branch, _ in able], "reward")
+        rewards = await context.score([branch.text for branch, _ in able], "reward")
     except NoScore:
         return vote.outcome(noted(note, f"{why}, and no reward told them apart: the first one answers"))
     scores = {branch.index: values[-1] for (branch, _), values in zip(able, rewards, strict=True) if values}

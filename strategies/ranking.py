@@ -43,8 +43,7 @@ def visible(text: str) -> str:
 
 
 def scorable(text: str) -> str:
-    """What a reward is asked about: reward models know solutions, not thoughts. All of it where nothing else is
-    there."""
+    """What a scorer that knows solutions, not thoughts, is shown. All of it where nothing else is there."""
     return visible(text) or text
 
 

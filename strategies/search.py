@@ -104,7 +104,7 @@ async def scored(context: Context, paths: Sequence[Path], params: SearchParams) 
     texts = list(dict.fromkeys(path.text for path in paths if not path.judged))
     if not texts:
         return list(paths)
-    scores = dict(zip(texts, await context.score(texts, "process-reward"), strict=True))
+    scores = dict(zip(texts, await context.score(texts, "process-reward", so_far=True), strict=True))
     return [path if path.judged else _judged(path, scores[path.text], params) for path in paths]
 
 

@@ -81,6 +81,7 @@ class ScriptedSampler:
         similar: Callable[[Sequence[str]], list[list[float]]] | None = None,
         question: str = "What is it?",
         max_tokens: int | None = None,
+        room: int | None = None,
     ) -> None:
         self.now_s = 0.0
         self.decided_at_s: float | None = None
@@ -91,6 +92,7 @@ class ScriptedSampler:
         self.scored: list[tuple[Scorer, tuple[str, ...]]] = []
         self.question = question
         self.max_tokens = max_tokens
+        self.room = room
         self._script = script
         self._lines: list[Scripted] = []
         self._deadline_s = float("inf") if deadline_s is None else deadline_s
@@ -115,7 +117,7 @@ class ScriptedSampler:
     async def answer(self, branch: Branch) -> Answer | None:
         return await self._classify(branch.text)
 
-    async def score(self, texts: Sequence[str], by: Scorer) -> list[list[float]]:
+    async def score(self, texts: Sequence[str], by: Scorer, *, so_far: bool = False) -> list[list[float]]:
         if self._scores is None:
             raise NoScore("there is no scorer")
         if self.now_s + self._score_s > self._deadline_s:

@@ -29,7 +29,6 @@ from strategies.base import (
 )
 from strategies.base import Params as BaseParams
 from strategies.fallback import decide
-from strategies.ranking import scorable
 from strategies.scores import Aggregate, Part, aggregated, certainty, relative
 from strategies.stopping import All
 from strategies.voting import Vote
@@ -122,7 +121,7 @@ class WeightedVote(Strategy[Params]):
         """0 to 1. Raises NoScore. A branch that does not vote is not asked about."""
         if answer is None:
             return 0.0
-        [steps] = await context.score([scorable(branch.text)], by)
+        [steps] = await context.score([branch.text], by)
         return aggregated(steps, self.params.aggregate)
 
     def _decided(self, weights: Sequence[float], out: int) -> bool:

@@ -88,6 +88,7 @@ class ScriptedBackend:
         self.usd_per_hour: float | None = 3.6
         self.healthy = True
         self.incapable: set[str] = set()  # members that a capability probe is refused; "chat": all; "continuation"
+        self.max_model_len: int | None = None  # as it lists its model
         self.probe_status = 400  # what such a probe is answered
         self.probe_gate: asyncio.Event | None = None  # before it is answered
         self.probes: list[Received] = []
@@ -172,7 +173,7 @@ class ScriptedBackend:
                 lines = [f'vllm:{name}{{engine="0"}} {value}' for name, value in self.metrics.items()]
                 return answers(200, "\n".join(lines).encode() + b"\n", kind="text/plain", headers=CLOSING)
             case "/v1/models":
-                card = {"id": self.model, "object": "model", "owned_by": "vllm"}
+                card = {"id": self.model, "object": "model", "owned_by": "vllm", "max_model_len": self.max_model_len}
                 return answers(200, json.dumps({"object": "list", "data": [card]}).encode())
             case "/tokenize":
                 return self.tokenizer

@@ -28,6 +28,7 @@ class ScriptedPooled(ScriptedBackend):
         super().__init__(name, name)
         self.kind = kind
         self.step_token: str | None = None
+        self.reads_thinking = False
         self.reward: Callable[[str], float] = lambda answer: 0.5
         self.step_reward: Callable[[str], float] = lambda token: 0.5
         self.rank: Callable[[str, str], float] = lambda question, answer: 0.5
@@ -40,6 +41,8 @@ class ScriptedPooled(ScriptedBackend):
     def entry(self) -> dict[str, Any]:
         """Of the configuration."""
         told = {"name": self.name, "url": self.url, "kind": self.kind, "gpu_hour_usd": self.usd_per_hour}
+        if self.reads_thinking:
+            told["reads_thinking"] = True
         return told if self.step_token is None else {**told, "step_token": self.step_token}
 
     def at(self, path: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from http_rig import QUESTION, Fleet
+from http_rig import QUESTION, Fleet, chat
 from own_strategies import NAME, gathered, pinned, strategy
 from scripted_backend import Play, answers, closes, resets, says, stalls, until
 from scripted_pooled import ScriptedPooled, when
@@ -75,6 +75,72 @@ async def test_an_outcome_reward_reads_the_whole_chat(fleet: Fleet) -> None:
     assert (row["backend"], row["outcome"], row["wave"]) == ("outcome", "completed", 1)
     assert row["prompt_tokens"] == sum(map(len, pooled.at("/classify")[0]["input"])) > 0
     assert row["gpu_seconds"] > 0 and row["cost_usd"] == pytest.approx(row["gpu_seconds"] * 3.6 / 3600)
+
+
+THOUGHT = f"<think>\n2 + 2 = 4\n</think>\n{FOUR}"
+CUT = "<think>\n2 + 2 ="
+
+
+@pytest.mark.parametrize("kind", ["outcome", "process", "reranker"])
+@pytest.mark.parametrize(("reads_thinking", "shown"), [(True, [THOUGHT, CUT]), (False, [FOUR, CUT])])
+async def test_a_scorer_is_shown_the_thinking_only_where_it_was_trained_on_it(
+    fleet: Fleet, kind: str, reads_thinking: bool, shown: list[str]
+) -> None:
+    """What was cut off while thinking is shown either way: there is nothing else."""
+    pooled = await fleet.pooled(kind)
+    pooled.reads_thinking = reads_thinking
+
+    await scored(fleet, kind, SCORERS[kind], [THOUGHT, CUT])
+
+    if kind == "reranker":
+        assert pooled.at("/score")[0]["text_2"] == shown
+    else:
+        chats = [asked["messages"] for asked in pooled.at("/tokenize") if asked["messages"][-1]["role"] == "assistant"]
+        assert [chat[-1]["content"] for chat in chats] == shown
+
+
+@pytest.mark.parametrize("kind", ["outcome", "process"])
+@pytest.mark.parametrize("reads_thinking", [True, False])
+async def test_best_of_n_chooses_by_the_thinking_where_the_scorer_reads_it(
+    fleet: Fleet, kind: str, reads_thinking: bool
+) -> None:
+    """Only what was thought tells the right answer: without it both score alike, and the first one stands."""
+    pooled = await fleet.pooled(kind)
+    pooled.reads_thinking = reads_thinking
+    sound, unsound = f"<think>\nsound\n</think>\n{FOUR}", f"<think>\nunsound\n</think>\n{FIVE}"
+    words: list[str] = []  # as far as the process reward has read
+
+    def step(word: str) -> float:
+        words.append(word)
+        return 0.9 if word == FOUR and "sound" in words else 0.5
+
+    pooled.reward = lambda answer: 0.9 if " sound " in answer else 0.5
+    pooled.step_reward = step
+    backend, proxy = await fleet.one()
+    gate = asyncio.Event()
+    backend.will(says(unsound), says(sound, when=gate))
+    asked = chat(tts={"strategy": "best-of-n", "n": 2, "scorer": SCORERS[kind]})
+    asking = asyncio.create_task(proxy.ask(asked))
+    await until(lambda: bool(pooled.at("/classify" if kind == "outcome" else "/pooling")))
+    gate.set()
+    answer = await asking
+
+    assert answer.status_code == 200, answer.text
+    assert content(answer.json()) == (sound if reads_thinking else unsound)
+
+
+async def test_a_search_is_judged_by_all_that_it_has_written(fleet: Fleet) -> None:
+    async def run(context: Context) -> Outcome:
+        (branch,) = await gathered(context, 1)
+        await context.score([branch.text], "process-reward", so_far=True)
+        return Outcome((branch.index,))
+
+    pooled = await fleet.pooled("process")
+    backend, proxy = await fleet.one(strategy(run))
+    backend.otherwise = says(THOUGHT)
+    await proxy.ask(pinned())
+
+    assert THOUGHT in [asked["messages"][-1]["content"] for asked in pooled.at("/tokenize")]
 
 
 async def test_scores_are_paid_for_but_are_no_tokens_of_the_clients(fleet: Fleet) -> None:

@@ -78,3 +78,10 @@ async def test_an_engine_that_ends_at_start_shows_the_end_of_its_log_and_leaves_
             await engines.start(lambda line: None)
     assert "no such model" in str(caught.value.exceptions[0]) and "status 3" in str(caught.value.exceptions[0])
     assert not engines._running
+
+
+@pytest.mark.parametrize("fleet", ["demo-fleet", "gpu-fleet"])
+def test_the_built_in_verifiers_are_shown_the_thinking(fleet: str) -> None:
+    """They were trained on it: shown the last line only, they know nothing."""
+    pooled = load(ROOT / f"examples/{fleet}.yaml", {}).pooled()
+    assert {(one.name, one.reads_thinking) for one in pooled} == {("orm", True), ("prm", True)}

@@ -53,6 +53,21 @@ async def test_without_budget_left_no_end_of_thinking_is_put_off() -> None:
     assert sampler.asked[1] == Generation(continues=FIRST)
 
 
+@pytest.mark.parametrize(("room", "thinking"), [(10_000, 4096), (2000, 2000 - 256 - 24), (100, 1)])
+async def test_thinking_leaves_room_for_the_answer_in_the_context(room: int, thinking: int) -> None:
+    """What is put there to force it takes room too: a token of it is at least a character."""
+    assert len(f"\n</think>{Params().answer_lead}") == 24
+    sampler = ScriptedSampler([cut("<think>\n3+4=8", 40), writes("7.", 2)], room=room)
+    await _run(sampler)
+    assert [asked.max_tokens for asked in sampler.asked] == [thinking, 256]
+
+
+async def test_and_what_it_was_told_to_wait_for_takes_room_too() -> None:
+    sampler = ScriptedSampler([writes(FIRST, 30), writes(SECOND, 20), writes(ANSWER, 5)], room=2000)
+    await _run(sampler, waits=1)
+    assert [asked.max_tokens for asked in sampler.asked] == [1720, 1720 - 30 - len(WAIT) - 1, None]
+
+
 async def test_enough_thinking_is_not_put_off() -> None:
     sampler = ScriptedSampler([writes(FIRST, 30), writes(ANSWER, 5)])
     assert await _run(sampler, waits=4, min_tokens=30) == Outcome(ranking=(1,))

@@ -55,14 +55,12 @@ async def test_a_reward_that_comes_after_the_deadline_does_not_hold_the_answer_u
     assert sampler.now_s == 35
 
 
-async def test_thinking_is_not_scored_unless_there_is_nothing_else() -> None:
+async def test_the_reward_is_given_whole_texts() -> None:
+    """Whether it is shown the thinking in them, its configuration says."""
     script = [writes(r"<think>hm</think>\boxed{7}", 1), finishes("8", 2), finishes("9", 3)]
     sampler = ScriptedSampler(script, scores=_likes("9"))
     await _vote(sampler)
-    assert sampler.scored[0][1][0] == r"\boxed{7}"
-    sampler = ScriptedSampler([writes("<think>hm", 1)] * 3, scores=_likes("9"))
-    await _vote(sampler)
-    assert sampler.scored[0][1][0] == "<think>hm"
+    assert sampler.scored[0][1][0] == r"<think>hm</think>\boxed{7}"
 
 
 @pytest.mark.parametrize("answers", [["7"], ["7", "8"], [None, None], ["7", "8", "8"], ["7", "7", "8", "9"]])
