@@ -1,1 +1,1 @@
-"""What keeps answers coming while backends fail or requests are too many. See docs/parts/reliability.md."""
+"""What keeps answers coming while backends fail or requests are too many. See docs/operations/reliability.md."""

@@ -1,5 +1,5 @@
 """The sections `reliability` and `admission` of the configuration. `proxy/config.py` reads them; why the defaults are
-what they are is in docs/parts/reliability.md."""
+what they are is in docs/operations/reliability.md."""
 
 from __future__ import annotations
 

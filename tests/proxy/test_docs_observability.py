@@ -1,4 +1,4 @@
-"""docs/parts/observability.md names every metric, with its type and labels, and no other; and every log field."""
+"""docs/operations/observability.md names every metric, with its type and labels, and no other; and every log field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from http_rig import Fleet
 from proxy import access_log
 from proxy.trace import Trace
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs/parts/observability.md").read_text()
+TEXT = (Path(__file__).resolve().parents[2] / "docs/operations/observability.md").read_text()
 
 
 def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
