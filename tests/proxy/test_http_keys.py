@@ -212,3 +212,33 @@ async def test_a_request_ends_after_max_stream_s(fleet: Fleet) -> None:
     await until(lambda: all(request.over.is_set() for request in backend.generations))
     await proxy.nothing_left()
     assert (await proxy.ask()).status_code == 200
+
+
+async def test_costs_and_the_console_show_a_key_its_own_and_an_admin_all(fleet: Fleet, tmp_path: Path) -> None:
+    keys(tmp_path, a={}, b={}, admin={"admin": True})
+    await fleet.backend()
+    proxy = await fleet.proxy(**KEYED)
+    parent = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}  # two clients may name their traces alike
+    for name in ("a", "b"):
+        assert (await ask(proxy, name, chat(), **parent)).status_code == 200
+    await until(lambda: proxy.service.traces.written == 2)
+
+    async def costs(name: str) -> tuple[list[str], bool]:
+        told = (await get(proxy, "/v1/costs?group_by=key", name)).json()
+        return [row["key"] for row in told["data"]], "fleet" in told
+
+    assert await costs("a") == (["a"], False)
+    assert await costs("b") == (["b"], False)
+    assert await costs("admin") == (["a", "b"], True)
+    for name in ("a", "b"):
+        assert (await get(proxy, f"/v1/traces/{'1' * 32}", name)).json()["key"] == name
+    assert (await get(proxy, "/v1/traces?key=b", "a")).status_code == 403
+
+    rows = {name: (await get(proxy, "/console/api/requests", name)).json()["data"] for name in ("a", "b", "admin")}
+    assert [len(rows[name]) for name in ("a", "b", "admin")] == [1, 1, 2]
+    [own], [other] = rows["a"], rows["b"]
+    assert (await get(proxy, f"/console/api/requests/{own['number']}", "a")).json()["key"] == "a"
+    assert (await get(proxy, f"/console/api/requests/{other['number']}", "a")).status_code == 404
+    assert (await get(proxy, f"/console/api/requests/{other['number']}", "admin")).status_code == 200
+    for path in ("/console/api/fleet", "/console/api/frontier?model=m"):
+        assert (await get(proxy, path, "a")).status_code == 200

@@ -11,6 +11,7 @@ from http_rig import Events, Fleet, RunningProxy, chat, vote
 from scripted_backend import says, until
 
 from proxy import reload
+from proxy.client_keys import hash_key
 from proxy.correction import Forecast
 
 LIMIT_S = 60  # a reload builds tables in a thread, which takes long on a machine with much else to do
@@ -84,6 +85,9 @@ async def test_a_backend_that_stays_keeps_connections_load_and_corrections(fleet
     after = proxy.service.catalog.by_name["a"]
     assert (after.in_flight, after.correction.bias) == (1, before.correction.bias) != (0, 1.0)
     assert after.pool is before.pool
+    assert after.pace is before.pace
+    assert after.spending is before.spending, "the fleet's time goes on, and from now on at the new price"
+    assert after.pricing.at(0.0).gpu_hour_usd == 7200.0 and after.spending._pricing is after.pricing
     held.set()
     assert (await running).status_code == 200
     assert after.in_flight == 0
@@ -196,3 +200,12 @@ async def test_what_needs_a_restart_is_named(fleet: Fleet, caplog: pytest.LogCap
     assert "server.port has changed" in caplog.text
     assert (await proxy.ask(chat(user="x" * 2000))).status_code == 413, "the rest is in force"
     assert isinstance(await proxy.stream(chat()), Events)
+
+
+async def test_a_key_is_counted_on_across_a_reload(fleet: Fleet, tmp_path: Path) -> None:
+    entry = {"name": "a", "hash": hash_key("key-of-a"), "limits": {"requests_per_minute": 1}}
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
+    proxy = await two_then(fleet, "a", server={"api_keys": "keys.yaml"})
+    assert (await proxy.ask(authorization="Bearer key-of-a")).status_code == 200
+    assert await proxy.reloader.reload()
+    assert (await proxy.ask(authorization="Bearer key-of-a")).status_code == 429

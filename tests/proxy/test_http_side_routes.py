@@ -52,6 +52,7 @@ async def test_metrics_count_requests_and_branches(fleet: Fleet) -> None:
     await proxy.ask(vote(3))
     await proxy.ask(chat(model="anything a client may write"))
 
+    await until(lambda: proxy.service.traces.written == 2)  # tokens are counted with the trace
     page = (await proxy.client.get("/metrics")).text
 
     counted = 'strategy="self-consistency"'
