@@ -72,6 +72,7 @@ clients: .venv-clients/ready
 lock: .venv/ready
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 pyproject.toml -o requirements/proxy.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 pyproject.toml --group dev -o requirements/dev.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 pyproject.toml --extra postgres --extra redis -o requirements/image.lock
 
 clean:
 	rm -rf .venv .venv-vllm .venv-router .demo build
