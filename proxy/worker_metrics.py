@@ -36,6 +36,11 @@ RULES: dict[str, Callable[[Iterable[float]], float]] = {
     "paretoproxy_expected_accuracy": fmean,
     "paretoproxy_quality_drift": lambda values: max(values, key=abs),
     "paretoproxy_limits_shared": min,
+    "paretoproxy_backend_state": max,  # a state that any worker is in
+    "paretoproxy_retry_budget_left": sum,
+    "paretoproxy_admitted": sum,
+    "paretoproxy_queued": sum,
+    "paretoproxy_held_bytes": sum,
     "paretoproxy_trace_store_up": min,
     "paretoproxy_traces_waiting": sum,
     "paretoproxy_telemetry_queue": sum,

@@ -21,7 +21,8 @@ import psycopg  # noqa: E402
 from postgres_server import PostgresServer, binaries  # noqa: E402
 from trace_store_rig import branch, ledgers  # noqa: E402
 
-from proxy.trace import BranchTrace, PlanTrace, Trace, new_id  # noqa: E402
+from proxy.trace import BranchTrace, PlanTrace, Trace  # noqa: E402
+from proxy.trace_context import new_id  # noqa: E402
 from proxy.trace_store import TraceStore  # noqa: E402
 
 REQUESTS = 20_000

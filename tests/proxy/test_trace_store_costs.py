@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trace_store_rig import DAY, NOON, branch, ledgers, opened, sql, trace, wait_for, write
 
-from proxy.ledgers import Amount, Ledgers
+from proxy import branch_ledgers
+from proxy.prices import Rate
 from proxy.trace import BranchTrace, PlanTrace
 from proxy.trace_store import TraceStore
 from proxy.trace_store.costs import AMOUNTS, summed
@@ -59,10 +60,11 @@ def test_an_unknown_price_is_counted_with_its_reason_and_never_a_zero(target: Pa
 
 
 def test_a_request_on_several_backends_counts_once_and_costs_where_it_ran(target: Path | str) -> None:
-    rows = [branch("a"), branch("judge", 0.1, 0.01, role="judge"), branch("reward", 0.2, 0.02, role="score")]
+    """Each at its own rate: dollars of a second are 0.5, 0.1 and unknown."""
+    rows = [branch("a"), branch("judge", 0.1, role="judge"), branch("reward", 0.2, role="score")]
     rows[2].completion_tokens = 0
-    apart = {"a": ledgers(), "judge": ledgers(0.1, 0.01), "reward": _without_profile(ledgers(0.2, 0.02))}
-    store = write(target, trace("a", NOON, *rows, ledgers=ledgers(0.8, 0.28), backend_ledgers=apart))
+    rates = {"a": Rate(1, 1800.0, marginal_gpu_s=0.01), "judge": Rate(2, 360.0), "reward": Rate(1)}
+    store = write(target, trace("a", NOON, *rows, rates=rates))
 
     a, judge, reward = store.costs(["backend"])
 
@@ -71,22 +73,25 @@ def test_a_request_on_several_backends_counts_once_and_costs_where_it_ran(target
         ("judge", 0, 1),
         ("reward", 0, 1),
     ]
-    assert [row["ledgers"]["attributed"]["usd"] for row in (a, judge, reward)] == [0.25, 0.01, 0.02]
-    assert [row["ledgers"]["exclusive"]["usd"] for row in (a, judge, reward)] == [0.5, 0.02, 0.04]
+    assert [row["ledgers"]["attributed"]["usd"] for row in (a, judge)] == [0.25, pytest.approx(0.01)]
+    assert [row["ledgers"]["exclusive"]["gpu_seconds"] for row in (a, judge, reward)] == [0.001, 0.002, 0.001]
     assert [row["prompt_tokens"] for row in (a, judge, reward)] == [10, 10, 0], "a score's prompt is not the client's"
-    assert reward["ledgers"]["marginal"] == _amounts(0.0, 0.0), "it generates nothing: no marginal cost, known or not"
+    unpriced = reward["ledgers"]["attributed"]
+    assert (unpriced["gpu_seconds"], unpriced["usd"], unpriced["usd_unknown"]) == (0.2, None, 1)
+    assert a["ledgers"]["marginal"]["gpu_seconds"] == 0.05
+    assert judge["ledgers"]["marginal"]["reason"] == "the backend has no profile"
 
 
 def test_an_attempt_that_failed_elsewhere_costs_its_own_backend_its_time(target: Path | str) -> None:
-    """Passed through after a first backend had failed: the request's other ledgers are of the plan's backend."""
-    failed = branch("b", 0.125, 0.0625, completion_tokens=0, outcome="failed")
-    store = write(target, trace("a", NOON, failed, branch("a")))
+    failed = branch("b", 0.125, completion_tokens=0, outcome="failed")
+    rates = {name: Rate(1, 1800.0) for name in "ab"}
+    store = write(target, trace("a", NOON, failed, branch("a"), rates=rates))
 
     a, b = store.costs(["backend"])
 
     assert (a["requests"], b["requests"]) == (1, 0)
-    assert (a["ledgers"]["exclusive"]["usd"], b["ledgers"]["exclusive"]["usd"]) == (0.5, 0.0)
     assert (a["ledgers"]["attributed"]["usd"], b["ledgers"]["attributed"]["usd"]) == (0.25, 0.0625)
+    assert a["ledgers"]["exclusive"] == b["ledgers"]["exclusive"] == _amounts(0.001, 0.0005)
 
 
 def test_a_refused_request_costs_nothing_and_is_nobodys(target: Path | str) -> None:
@@ -137,36 +142,35 @@ def test_old_sums_outlive_the_traces(target: Path | str) -> None:
     assert (store.latest(9), store.costs([])[0]["requests"]) == ([], 3)
 
 
-_amount = st.one_of(st.none(), st.floats(0, 1e6))
+RATES = {"a": Rate(1, 1800.0), "b": Rate(2, 360.0, marginal_gpu_s=0.01), "c": Rate(1)}  # of the last no price is known
 _branches = st.lists(
-    st.builds(branch, st.sampled_from("abc"), st.floats(0, 1e6), _amount, prompt_tokens=st.integers(0, 10**6)),
-    max_size=5,
+    st.builds(branch, st.sampled_from("abc"), st.floats(0, 1e6), prompt_tokens=st.integers(0, 10**6)), max_size=5
 )
 
 
 @given(st.lists(_branches, max_size=8))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_sums_over_backends_are_the_sums_over_requests(requests: list[list[BranchTrace]]) -> None:
-    traces = [trace(str(n), NOON + n, *rows) for n, rows in enumerate(requests)]
+    traces = [trace(str(n), NOON + n, *rows, rates=RATES) for n, rows in enumerate(requests)]
+    for each in traces:
+        each.ledgers = branch_ledgers.of_trace(each)
     rows = list(summed((each, "m") for each in traces))
 
     assert sum(row.requests for row in rows) == len(traces)
     assert sum(row.prompt_tokens for row in rows) == sum(b.prompt_tokens for each in traces for b in each.branches)
     gpu_seconds = sum(row.amounts[AMOUNTS.index("attributed_gpu_seconds")] for row in rows)
-    assert gpu_seconds == pytest.approx(fsum(b.gpu_seconds for each in traces for b in each.branches))
+    whole = fsum(b.gpu_seconds for each in traces for b in each.branches)
+    assert gpu_seconds == pytest.approx(whole, abs=1e-6)
     usd = AMOUNTS.index("attributed_usd")
     for row in rows:
         used = [[b for b in each.branches if b.backend == row.backend] for each in traces]
-        known = [mine for mine in used if mine and all(b.cost_usd is not None for b in mine)]
-        assert (row.uses, row.uses - row.unknown[usd]) == (sum(map(bool, used)), len(known))
-        assert row.amounts[usd] == pytest.approx(fsum(b.cost_usd or 0.0 for mine in known for b in mine))
+        assert row.uses == sum(map(bool, used))
+        assert row.unknown[usd] == (row.uses if row.backend == "c" else 0)
+        if row.backend in ("a", "b"):
+            spent = fsum(RATES[row.backend].usd(b.gpu_seconds) or 0.0 for mine in used for b in mine)
+            assert row.amounts[usd] == pytest.approx(spent, abs=1e-6)
 
 
 def _amounts(gpu_seconds: float | None, usd: float | None) -> dict[str, Any]:
     zero = {"gpu_seconds_unknown": 0, "usd_unknown": 0, "reason": None}
     return {"gpu_seconds": gpu_seconds, "usd": usd, **zero}
-
-
-def _without_profile(whole: Ledgers) -> Ledgers:
-    unknown = Amount(reason="the backend has no profile")
-    return Ledgers(whole.attributed, whole.exclusive, unknown, whole.billed, None)
