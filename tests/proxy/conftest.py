@@ -13,6 +13,9 @@ from http_rig import Fleet
 from postgres_server import PostgresServer, binaries
 from upstream_rig import Rig
 
+from proxy import catalog
+from strategies.registry import Registry
+
 _ON_UVLOOP = (
     "test_http_client_leaves",
     "test_http_backend_dies",
@@ -33,6 +36,28 @@ def pytest_asyncio_loop_factories(
         return loops
     wanted = "uvloop" if name.startswith(_ON_UVLOOP) else "asyncio"
     return {wanted: loops[wanted]}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _priors_once() -> Iterator[None]:
+    """Priors follow from the installed strategies alone; a proxy simulates them at its start, for a third of a second.
+    A reload keeps them, and so do the proxies of one session of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_prior_settings", "rate_model"):
+            patch.setattr(catalog, name, _once_per_registry(getattr(catalog, name)))
+        yield
+
+
+def _once_per_registry(compute: Callable[[Registry], object]) -> Callable[[Registry], object]:
+    known: dict[tuple[object, ...], object] = {}
+
+    def found(registry: Registry) -> object:
+        key = tuple(registry)
+        if key not in known:
+            known[key] = compute(registry)
+        return known[key]
+
+    return found
 
 
 @pytest.fixture
