@@ -21,16 +21,20 @@ class ReliabilityCollector(Collector):
         yield from self._states()
         yield from self._retries()
         yield from self._admission()
-        if (hedging := self._reliability.hedging) is not None:
-            hedges = CounterMetricFamily(
-                "paretoproxy_hedges", "Second requests beside late ones, by how they ended", labels=["outcome"]
-            )
-            for outcome, count in list(hedging.counts.items()):
-                hedges.add_metric([outcome], count)
-            yield hedges
-            yield CounterMetricFamily(
-                "paretoproxy_hedges_denied", "Late requests for which the budget had none", value=hedging.denied
-            )
+        yield from self._hedges()
+
+    def _hedges(self) -> Iterator[Metric]:
+        hedging = self._reliability.hedging
+        hedges = CounterMetricFamily(
+            "paretoproxy_hedges", "Second requests beside late ones, by how they ended", labels=["outcome"]
+        )
+        for outcome, count in list(hedging.counts.items()) if hedging is not None else ():
+            hedges.add_metric([outcome], count)
+        denied = hedging.denied if hedging is not None else 0
+        yield hedges
+        yield CounterMetricFamily(
+            "paretoproxy_hedges_denied", "Late requests for which the budget had none", value=denied
+        )
 
     def _states(self) -> Iterator[Metric]:
         state = GaugeMetricFamily(

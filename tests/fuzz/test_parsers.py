@@ -23,7 +23,9 @@ from proxy.client_keys import KeysError, load_keys
 from proxy.config import ConfigError, SloDefaults, load
 from proxy.controls import CONTROL_HEADERS, read
 from proxy.errors import InvalidRequest
+from proxy.health import Health
 from proxy.trace_context import incoming
+from proxy.unseen_tokens import Pace
 from proxy.upstream.errors import UpstreamError
 from proxy.upstream.request import forwarded_lines, returned_headers
 
@@ -101,7 +103,10 @@ def test_a_branch_ends_once_whatever_the_backend_sends(status: int, payloads: li
             return 0.0
 
     gpu_time, over = Time(), list[BranchStream]()
-    backend: Any = SimpleNamespace(gpu_time=gpu_time, without_key=lambda data: data)
+    health = Health("a", None, lambda: 0.0)
+    backend: Any = SimpleNamespace(
+        name="a", gpu_time=gpu_time, health=health, line=None, pace=Pace(), without_key=lambda data: data
+    )
     branch = BranchStream(0, backend, lambda: 0.0, over.append)
     branch.on_head(status, [])
     for payload in payloads:

@@ -338,7 +338,9 @@ async def laid(
     set_attribute(time, "time", lambda: wall() + (beds[0].offset_s if beds else 0.0))
     set_attribute(time, "time_ns", lambda: wall_ns() + int((beds[0].offset_s if beds else 0.0) * 1e9))
     try:
-        proxy = await fleet.proxy()
+        # Both come back at once: a backend that is out for long has no faults.
+        breaker = {"open_s": 0.1, "max_open_s": 0.2}
+        proxy = await fleet.proxy(reliability={"breaker": breaker, "outliers": None})
         for known in proxy.service.catalog.backends:
             limits = known.pool.limits
             known.pool.limits = replace(limits, read_timeout_s=READ_TIMEOUT_S, keepalive_s=0.4, sweep_every_s=0.1)

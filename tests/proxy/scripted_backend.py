@@ -174,7 +174,7 @@ class ScriptedBackend:
                 return answers(200, "\n".join(lines).encode() + b"\n", kind="text/plain", headers=CLOSING)
             case "/v1/models":
                 card = {"id": self.model, "object": "model", "owned_by": "vllm", "max_model_len": self.max_model_len}
-                return answers(200, json.dumps({"object": "list", "data": [card]}).encode())
+                return answers(200, json.dumps({"object": "list", "data": [card]}).encode(), headers=CLOSING)
             case "/tokenize":
                 return self.tokenizer
             case _:

@@ -18,7 +18,8 @@ from playwright.async_api import Browser, Page, expect
 from scripted_backend import until
 from simulation_rig import QUESTIONS, chat
 
-from proxy.trace import BranchTrace, Trace, new_id
+from proxy.trace import BranchTrace, Trace
+from proxy.trace_context import new_id
 
 pytestmark = [
     pytest.mark.browser,

@@ -82,7 +82,7 @@ async def test_a_vote_is_told_with_its_plan_its_cost_and_its_prediction(
         assert result.latency_ms is not None and result.latency_ms < 5000 and result.exclusive_usd is None
     assert await caller.read_traces(results) == 5
     for result in results:
-        assert result.exclusive_usd is not None and result.exclusive_usd >= (result.cost_usd or 0)
+        assert result.exclusive_usd is not None and result.exclusive_usd >= (result.cost_usd or 0) * 0.99
     await caller.aclose()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from http_rig import CHAT, Fleet, RunningProxy, chat, vote
@@ -15,8 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripted_backend import until
 
 from proxy.errors import DeadlineExceeded, InvalidControl, SloInfeasible, Unauthorized
+from proxy.health import Cause
 from proxy.limits import LIMITS
 from proxy.metrics import Metrics
+from proxy.reliability.admission import Reason as Shed
+from proxy.reliability.collector import STATES
+from proxy.reliability.retrying import Denied, Kind, Reason
 from proxy.request_metrics import SLO_KINDS, RequestMetrics
 from proxy.trace import BranchTrace, Trace
 from strategies.registry import Registry
@@ -69,7 +73,7 @@ async def test_a_client_cannot_make_a_label_value(fleet: Fleet) -> None:
         "backend": {"a"},
         "outcome": {"answered", "refused", "failed", "client_gone", "completed", "truncated", "cancelled"},
         "slo_status": {"met", "missed", "degraded", "none"},
-        "kind": {*SLO_KINDS.values(), "plan", "pass-through", "attributed", "others", "idle"},
+        "kind": {*SLO_KINDS.values(), *get_args(Kind), "attributed", "others", "idle"},
         "status": {"met", "missed", "degraded", "answered", "refused", "failed", "client_gone"},
         "ledger": {"attributed", "exclusive", "marginal", "billed"},
         "operation": {"chat", "text_completion", "embeddings", "tokenize", "detokenize", "score"},
@@ -77,6 +81,11 @@ async def test_a_client_cannot_make_a_label_value(fleet: Fleet) -> None:
         "task": {"math", ""},
         "limit": set(LIMITS),
         "result": {"ok", "failed"},
+        "state": set(STATES),
+        "cause": set(get_args(Cause)),
+        "reason": {*get_args(Reason), *get_args(Shed)},
+        "class": {"priority", "default", "flex"},
+        "why": set(get_args(Denied)),
     }
     samples = await page(proxy)
     seen = {(label, value) for sample in samples for label, value in sample.labels.items() if label in allowed}

@@ -23,7 +23,7 @@ from proxy.catalog import Served
 from proxy.controls import Slo
 from proxy.errors import SloInfeasible
 from proxy.planner import QUALITY_TIE, Ask, Decision, Plan, choose, rank
-from proxy.scale import _decide
+from proxy.scale import Exchange, _decide
 from proxy.service import Service
 from proxy.ties import LATENCY_TIE
 from proxy.trace import Trace
@@ -236,13 +236,14 @@ def test_chance_only_decides_among_plans_as_good_as_the_first(fleet: Any, slo: S
 @given(BACKENDS, SLOS)
 def test_strict_refuses_exactly_where_nothing_is_feasible(fleet: Any, slo: Slo) -> None:
     models, asked = models_of(fleet), ask(replace(slo, strict=True))
-    service = cast(Service, SimpleNamespace(rng=Random(0), choose=choose))
+    service = cast(Service, SimpleNamespace(rng=Random(0), choose=choose, clock=lambda: 0.0))
     trace = Trace(id="t", received_at=0.0, path="/v1/chat/completions")
+    exchange = cast(Exchange, SimpleNamespace(trace=trace, arrived_at=0.0))
     if any(not limits for _, limits in rank(asked, models)):
-        assert _decide(service, asked, models, None, trace).feasible
+        assert _decide(service, asked, models, None, exchange).feasible
     else:
         with pytest.raises(SloInfeasible):
-            _decide(service, asked, models, None, trace)
+            _decide(service, asked, models, None, exchange)
 
 
 # -- what the others pay --
