@@ -10,7 +10,7 @@ from proxy.trace_store.costs import AMOUNTS, COUNTS, GROUPS, LEDGERS, REASONS, U
 from proxy.trace_store.database import Database, UnknownTrace
 from proxy.trace_store.records import plain
 
-FILTERS = ("model", "key", "strategy", "backend", "outcome", "slo_status")
+FILTERS = ("id", "model", "key", "strategy", "backend", "outcome", "slo_status")
 
 
 class Page(NamedTuple):
@@ -65,9 +65,8 @@ def records(
     database: Database, limit: int, before: int | None, after: int | None, equal: Mapping[str, str | None]
 ) -> list[tuple[int, str]]:
     """(number, record as JSON with its defaults left out), the newest first. Numbers only grow; `before` and `after`
-    leave out records from that number on, or up to it: ids may repeat, a client can send its own. `equal`: by FILTERS
-    or `id`."""
-    if unknown := set(equal) - {*FILTERS, "id"}:
+    leave out records from that number on, or up to it: ids may repeat, a client can send its own. `equal`: by FILTERS."""
+    if unknown := set(equal) - set(FILTERS):
         raise ValueError(f"no filter {sorted(unknown)}")
     bounds = {"seq < ?": before, "seq > ?": after, **{f"{name} = ?": value for name, value in equal.items()}}
     limits = {condition: value for condition, value in bounds.items() if value is not None}

@@ -48,7 +48,7 @@ def test_every_filter(target: Path | str) -> None:
     assert _ids(store, slo_status="missed") == ["b"]
     assert _ids(store, outcome="answered", slo_status="none", model="m") == ["a"]
     with pytest.raises(ValueError, match="no filter"):
-        store.latest(1, id="a OR 1=1")
+        store.latest(1, seq="1 OR 1=1")
 
 
 def test_times_of_arrival_select(target: Path | str) -> None:
