@@ -65,7 +65,8 @@ def records(
     database: Database, limit: int, before: int | None, after: int | None, equal: Mapping[str, str | None]
 ) -> list[tuple[int, str]]:
     """(number, record as JSON with its defaults left out), the newest first. Numbers only grow; `before` and `after`
-    leave out records from that number on, or up to it: ids may repeat, a client can send its own. `equal`: by FILTERS."""
+    leave out records from that number on, or up to it: ids may repeat, a client can send its own. `equal`: by
+    FILTERS."""
     if unknown := set(equal) - set(FILTERS):
         raise ValueError(f"no filter {sorted(unknown)}")
     bounds = {"seq < ?": before, "seq > ?": after, **{f"{name} = ?": value for name, value in equal.items()}}
