@@ -57,6 +57,7 @@ class Correction:
     SPREAD_STEP = 0.15
 
     def __init__(self) -> None:
+        self.bias = self.spread = 1.0  # the exponentials of the next two: every decision reads them of every backend
         self._log_bias = 0.0
         self._log_spread = 0.0
         self._error = 0.0  # smoothed standard score, and its size
@@ -64,14 +65,6 @@ class Correction:
         self.seen = 0
         self.within = dict.fromkeys(QUANTILES, 0)  # calibration: requests inside their predicted quantile …
         self.known = dict.fromkeys(QUANTILES, 0)  # … of those where it is known
-
-    @property
-    def bias(self) -> float:
-        return exp(self._log_bias)
-
-    @property
-    def spread(self) -> float:
-        return exp(self._log_spread)
 
     def observe(self, measured_s: float, forecast: Forecast, *, cut: bool = False) -> None:
         """`forecast`: as the plan had it, corrections included. `cut`: it would have taken longer than `measured_s`.
@@ -105,6 +98,7 @@ class Correction:
         low, high = self.GAIN
         gain = low + (high - low) * signal**3
         self._log_bias = _within(self._log_bias + gain * error, -_LOG_BIAS_LIMIT, _LOG_BIAS_LIMIT)
+        self.bias = exp(self._log_bias)
 
     def _widen(self, measured_s: float, score: float, forecast: Forecast, cut: bool) -> None:
         """Steps so that a share of 1 − percentile ends beyond the tail (Robbins and Monro, 1951)."""
@@ -114,6 +108,7 @@ class Correction:
             missed = allowed / max(allowed, _beyond(score))
         step = self.SPREAD_STEP * (missed - allowed)
         self._log_spread = _within(self._log_spread + step, *_SPREAD_LIMITS)
+        self.spread = exp(self._log_spread)
 
 
 def _within(value: float, low: float, high: float) -> float:

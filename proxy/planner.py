@@ -179,9 +179,9 @@ class Candidates:
     ) -> Sequence[np.ndarray]:
         ask, backends = self.ask, served.backends
         usable = self._usable(backends, int(np.count_nonzero(allowed)))
-        loads = np.array([backend.branches_running for backend in backends])
-        bias = np.array([backend.correction.bias for backend in backends])
-        spread = np.array([backend.correction.spread for backend in backends])
+        loads, bias, spread = np.array(
+            [(b.gpu_time.running + b.gpu_time.others, b.correction.bias, b.correction.spread) for b in backends]
+        ).T
         predicted = table.predict(loads, ask.prompt_tokens, bias, spread, self._passed(backends))
         single = table.branches == 1
         fits = single | (loads[:, None] + table.branches <= served.max_num_seqs)
@@ -257,7 +257,8 @@ class Candidates:
 
     def _usable(self, backends: Sequence[Backend], settings: int) -> np.ndarray:
         """Per backend whether it may be used; counts the candidates of those that may not."""
-        reasons = [_unusable(backend, self.ask) for backend in backends]
+        ask = self.ask
+        reasons = [_unusable(backend, ask) for backend in backends]
         for reason in reasons:
             if reason is not None and settings:
                 self.dropped[reason] = self.dropped.get(reason, 0) + settings
@@ -474,6 +475,6 @@ def _pinned_setting(settings: Sequence[Setting], pinned: Pinned, *, greedy: bool
 def _unusable(backend: Backend, ask: Ask) -> str | None:
     if not backend.health.serving:
         return "unhealthy"
-    if backend.name in ask.exclude:
+    if ask.exclude and backend.name in ask.exclude:
         return "failed"
     return backend.unfit(ask.greedy)
