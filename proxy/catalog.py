@@ -98,6 +98,7 @@ class Served:
     gpus: np.ndarray = field(init=False)
     now: Callable[[], float] = time.time  # Unix seconds: prices change with the calendar
     max_num_seqs: np.ndarray = field(init=False)
+    by_priority: np.ndarray = field(init=False)  # whether those that wait for a seat are ordered by their deadline
     _allowed: dict[tuple[Hashable, ...], np.ndarray] = field(default_factory=dict)
     _latency: dict[tuple[str | None, int], LatencyTable] = field(default_factory=dict)
     _custom: dict[tuple[str | None, int, Hashable], tuple[Sequence[Setting], LatencyTable]] = field(
@@ -114,6 +115,7 @@ class Served:
         column = (len(self.backends), 1)
         self.gpus = np.array([backend.config.gpus for backend in self.backends]).reshape(column)
         self.max_num_seqs = np.array([backend.profile.max_num_seqs for backend in self.backends]).reshape(column)
+        self.by_priority = np.array([backend.line is not None for backend in self.backends]).reshape(column)
 
     @property
     def name(self) -> str:

@@ -185,8 +185,10 @@ class Candidates:
         predicted = table.predict(loads, ask.prompt_tokens, bias, spread, self._passed(backends))
         single = table.branches == 1
         fits = single | (loads[:, None] + table.branches <= served.max_num_seqs)
-        if ask.slo.latency_ms is not None:  # the wait is predicted, and the deadline decides
-            fits = np.ones_like(fits)
+        if ask.slo.latency_ms is not None:
+            # The wait is predicted, and the deadline decides. Where the line is first come, first served, those with
+            # less time would pay for it.
+            fits = fits | served.by_priority
         lower = np.repeat(table.accuracy_lower[None], len(backends), axis=0)
         lower, tail_s = self._by_the_deadline(table, predicted, lower)
         # A scaled answer arrives whole: its first token is its last.
