@@ -109,7 +109,7 @@ async def test_an_engine_that_others_use_is_refused_before_anything_is_asked(eng
 async def test_somebody_elses_tokens_end_it_and_the_next_run_goes_on(engine: Engine, tmp_path: Path) -> None:
     engine.foreign, engine.foreign_from = 500.0, 30
     with pytest.raises(EngineShared, match="others use it"):
-        await profiled(configured(engine, tmp_path))
+        await profiled(configured(engine, tmp_path), budget_s=20)  # ends long before
     assert not (tmp_path / "a.json").exists()
     kept = (tmp_path / "a.cells.jsonl").read_bytes().splitlines()[1:]
     assert len(kept) >= 3
@@ -125,7 +125,7 @@ async def test_a_damaged_journal_is_told_by_its_line(engine: Engine, tmp_path: P
     config = configured(engine, tmp_path)
     engine.foreign, engine.foreign_from = 500.0, 30
     with pytest.raises(EngineShared):
-        await profiled(config)
+        await profiled(config, budget_s=20)  # ends long before
     journal = tmp_path / "a.cells.jsonl"
     lines = journal.read_bytes().split(b"\n")
     journal.write_bytes(b"\n".join([lines[0], b'{"cell": 7}', *lines[2:]]))
@@ -167,7 +167,7 @@ async def test_both_sides_of_the_largest_cuda_graph_are_measured(engine: Engine,
     config = configured(engine, tmp_path, max_num_seqs=16, speculative={"method": "ngram", "num_speculative_tokens": 4})
     assert config.launch is not None
     config.launch.args["max-cudagraph-capture-size"] = 55
-    made = await profiled(config, budget_s=3)
+    made = await profiled(config, budget_s=8)  # on a busy machine three are too few
     assert {11, 12} <= set(made.step_time.batches)
 
 
