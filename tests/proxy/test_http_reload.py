@@ -154,6 +154,16 @@ async def test_a_new_one_that_is_down_gets_no_request_until_it_serves(fleet: Fle
     assert len(b.generations) == 1
 
 
+async def test_breakers_and_outliers_follow(fleet: Fleet) -> None:
+    proxy = await two_then(fleet, "a")
+    fleet.write()
+    assert await proxy.reloader.reload()
+    reliability = proxy.service.reliability
+    assert reliability.outliers is not None and reliability.outliers.catalog is proxy.service.catalog
+    page = (await proxy.client.get("/metrics")).text
+    assert 'paretoproxy_backend_state{backend="b",state="closed"} 1.0' in page
+
+
 async def test_changed_files_are_noticed_and_a_bad_one_is_read_once(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,11 +155,11 @@ def test_serve_sends_all_loggers_through_one_handler(capfd: pytest.CaptureFixtur
     handlers, level = list(root.handlers), root.level
     configured = logs.configure("json", "info")
     try:
-        logging.getLogger("any.library").warning("Started")
+        logging.getLogger("some.package").warning("Started")
         logging.getLogger("httpx").info("chatter")
         configured.flush()
         (line,) = capfd.readouterr().err.splitlines()
-        assert json.loads(line)["logger"] == "any.library"
+        assert json.loads(line)["logger"] == "some.package"
     finally:
         root.removeHandler(configured)
         configured.close()
