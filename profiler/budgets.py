@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from profiler.quality_file import StoredQuestion, bootstrap_lower, draws_per_question, replayed
+from profiler.quality_file import StoredQuestion, bootstrap_lower, drawn
 from profiler.quality_sections import BudgetCurve
-from profiler.votes import draw, vote
+from profiler.votes import vote
 from strategies.base import Shape
 
 _QUANTILES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -37,10 +37,10 @@ def budget_curve(
 ) -> BudgetCurve:
     """One setting over `grid`. All budgets see the same draws, those of the setting's `Curve`, so that they differ by
     the budget alone and the last one is the curve's own accuracy."""
-    drawn = draw(replayed(pool, greedy=greedy), shape.branches, draws_per_question(shape, greedy=greedy), seed)
+    draws = drawn(pool, shape, greedy=greedy, seed=seed)
     accuracy, lower = [], []
     for budget in grid:
-        by_question = vote(drawn.cut(budget), shape).correct.reshape(len(pool), -1).mean(axis=1)
+        by_question = vote(draws.cut(budget), shape).correct.reshape(len(pool), -1).mean(axis=1)
         accuracy.append(round(float(by_question.mean()), 4))
         lower.append(round(bootstrap_lower(by_question, seed=seed), 4))
     return BudgetCurve(strategy, params, greedy, list(grid), accuracy, lower)

@@ -13,8 +13,8 @@ import numpy as np
 
 from profiler import files
 from profiler.quality_sections import AgreementCurve, BudgetCurve, Lengths
-from profiler.replay import Replays, replay
-from profiler.votes import Sample
+from profiler.replay import Replays, replayed
+from profiler.votes import Drawn, Sample, draw
 from strategies.base import Shape
 
 SCHEMA = 2
@@ -96,19 +96,28 @@ class Quality(msgspec.Struct, frozen=True):
 
 def derive(shape: Shape, pool: list[StoredQuestion], *, greedy: bool, seed: int = 0) -> tuple[Replays, float, float]:
     """Replays of a shape, its mean accuracy, and the lower bound over questions."""
-    replays = replay(replayed(pool, greedy=greedy), shape, draws_per_question(shape, greedy=greedy), seed)
+    replays = replayed(drawn(pool, shape, greedy=greedy, seed=seed), shape, draws_per_question(shape, greedy=greedy))
     by_question = np.array([replays.correct[replays.question == q].mean() for q in range(len(pool))])
     return replays, float(by_question.mean()), bootstrap_lower(by_question, seed=seed)
 
 
-def replayed(pool: Sequence[StoredQuestion], *, greedy: bool) -> list[list[Sample]]:
-    """What replays draw from: each question's samples, or its answer at temperature 0."""
-    stored = [[question.greedy] if greedy else question.samples for question in pool]
-    return [[Sample(s.answer, s.tokens, s.correct) for s in row] for row in stored]
+def drawn(pool: Sequence[StoredQuestion], shape: Shape, *, greedy: bool = False, seed: int = 0) -> Drawn:
+    """Draws of the shape's branches from each question's samples, after its answer at temperature 0 where the shape
+    begins with that; `greedy`: from that answer alone. Raises ValueError."""
+    at_zero = [_sample(question.greedy) for question in pool]
+    samples = [[sample] for sample in at_zero] if greedy else [[_sample(s) for s in q.samples] for q in pool]
+    first = at_zero if shape.greedy and not greedy else None
+    return draw(samples, shape.branches, draws_per_question(shape, greedy=greedy), seed, first)
 
 
-def draws_per_question(shape: Shape, *, greedy: bool) -> int:
-    return 1 if greedy else 32 if shape.branches == 1 else 24
+def _sample(stored: StoredSample) -> Sample:
+    return Sample(stored.answer, stored.tokens, stored.correct)
+
+
+def draws_per_question(shape: Shape, *, greedy: bool = False) -> int:
+    if greedy or (shape.greedy and shape.branches == 1):
+        return 1
+    return 32 if shape.branches == 1 else 24
 
 
 def bootstrap_lower(by_question: np.ndarray, *, draws: int = 1000, level: float = 0.05, seed: int = 0) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from profiler.votes import Sample, draw, vote
+from profiler.votes import Drawn, Sample, draw, vote
 from strategies.base import Shape
 
 
@@ -35,5 +35,11 @@ def replay(pool: Sequence[Sequence[Sample]], shape: Shape, per_question: int, se
 
     Raises ValueError where a question has fewer samples than the shape needs branches.
     """
-    votes = vote(draw(pool, shape.branches, per_question, seed), shape)
-    return Replays(np.repeat(np.arange(len(pool)), per_question), votes.correct, votes.lengths, votes.later)
+    return replayed(draw(pool, shape.branches, per_question, seed), shape, per_question)
+
+
+def replayed(drawn: Drawn, shape: Shape, per_question: int) -> Replays:
+    """Of draws that are at hand."""
+    votes = vote(drawn, shape)
+    questions = np.arange(len(drawn.tokens) // per_question)
+    return Replays(np.repeat(questions, per_question), votes.correct, votes.lengths, votes.later)

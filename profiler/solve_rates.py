@@ -16,7 +16,7 @@ import numpy as np
 
 from profiler import prior
 from profiler.votes import Drawn, vote
-from strategies.base import Need
+from strategies.base import Need, Params, Shape, Strategy
 from strategies.registry import Registry
 
 DRAWS = 256
@@ -60,13 +60,21 @@ class RateModel:
         return min(self.votes, key=lambda at: abs(self.votes[at] - votes), default=None)
 
 
+def assumed(registry: Registry) -> list[tuple[type[Strategy[Any]], Params, Shape]]:
+    """The settings that a prior can tell of. How right an answer at temperature 0 is, it cannot."""
+    return [
+        (strategy, params, shape)
+        for strategy in registry
+        for params in strategy.grid()
+        if (shape := strategy(params).shape()).votes and not shape.greedy
+    ]
+
+
 def rate_model(registry: Registry, seed: int = 0) -> RateModel:
     """Of the settings of every strategy's grid, sampled, and the greedy `none` last: the order of the prior's table.
     Simulates for about a tenth of a second."""
-    settings = [
-        (strategy, params) for strategy in registry for params in strategy.grid() if strategy(params).shape().votes
-    ]
-    shapes = [strategy(params).shape() for strategy, params in settings]
+    settings = [(strategy, params) for strategy, params, _ in assumed(registry)]
+    shapes = [shape for _, _, shape in assumed(registry)]
     drawn = _draws(max(shape.branches for shape in shapes), seed)
     accuracy, seen, right, decided_over = [], [], [], []
     for shape in shapes:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from profiler.quality_file import StoredQuestion, draws_per_question, replayed
+from profiler.quality_file import StoredQuestion, drawn
 from profiler.quality_sections import AgreementCurve
-from profiler.votes import Votes, draw, vote
+from profiler.votes import Votes, vote
 from strategies.base import Shape
 
 
@@ -23,8 +23,7 @@ def agreement_curve(
     strategy: str, params: dict[str, Any], shape: Shape, pool: list[StoredQuestion], seed: int = 0
 ) -> AgreementCurve:
     """From the draws of the setting's `Curve`, so that `mean` is the curve's accuracy."""
-    drawn = draw(replayed(pool, greedy=False), shape.branches, draws_per_question(shape, greedy=False), seed)
-    votes = vote(drawn, shape)
+    votes = vote(drawn(pool, shape, seed=seed), shape)
     knots, accuracy, expected = _isotonic(votes)
     return AgreementCurve(
         strategy=strategy,

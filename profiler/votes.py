@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from strategies.base import Shape, StopRule
+from strategies.stopping import WindowAgrees
 
 ABSTAINS = -1
 
@@ -50,19 +51,30 @@ class Votes:
     later: tuple[np.ndarray, ...] = ()
 
 
-def draw(pool: Sequence[Sequence[Sample]], branches: int, per_question: int, seed: int = 0) -> Drawn:
-    """`per_question` draws without replacement of each question, in order.
+def draw(
+    pool: Sequence[Sequence[Sample]],
+    branches: int,
+    per_question: int,
+    seed: int = 0,
+    first: Sequence[Sample] | None = None,
+) -> Drawn:
+    """`per_question` draws without replacement of each question, in order. `first`: of each question the sample that
+    is always drawn, before the others.
 
     Raises ValueError where a question has fewer samples than `branches`.
     """
     rng = np.random.default_rng(seed)
     answers, tokens, correct = [], [], []
-    for index, samples in enumerate(pool):
+    for index, drawn_from in enumerate(pool):
+        samples = [*drawn_from, *([first[index]] if first is not None else [])]
         if len(samples) < branches:
             raise ValueError(f"question {index} has {len(samples)} samples; the shape needs {branches}")
         classes = {answer: number for number, answer in enumerate(dict.fromkeys(s.answer for s in samples))}
         codes = np.array([ABSTAINS if s.answer is None else classes[s.answer] for s in samples])
-        picks = np.array([rng.permutation(len(samples))[:branches] for _ in range(per_question)])
+        picks = np.array([rng.permutation(len(drawn_from))[:branches] for _ in range(per_question)])
+        if first is not None:
+            always = np.full((per_question, 1), len(drawn_from))
+            picks = np.hstack([always, picks[:, : branches - 1]])
         answers.append(codes[picks])
         tokens.append(np.array([s.tokens for s in samples])[picks])
         correct.append(np.array([s.correct for s in samples])[picks])
@@ -73,26 +85,12 @@ def vote(drawn: Drawn, shape: Shape) -> Votes:
     """Branches arrive in the order of their tokens until the rule has decided. Ties go to the class that came first:
     its shortest branch is the shortest."""
     if shape.window is not None:
-        return _in_windows(drawn, shape.window)
+        return _in_windows(drawn, shape, shape.window)
     order = np.argsort(drawn.tokens, axis=1, kind="stable")
     answers = np.take_along_axis(drawn.answers, order, axis=1)
     tokens = np.take_along_axis(drawn.tokens, order, axis=1)
-    # A class is named by the arrival that it was first seen at, so that of equal counts the first one is the winner.
-    first_seen = (answers[:, :, None] == answers[:, None, :]).argmax(axis=2)
     rows = np.arange(len(answers))
-    counts = np.zeros(answers.shape, int)  # (draws, classes)
-    decided_at = np.full(len(answers), shape.branches - 1)  # the arrival that settled it
-    open_rows = rows
-    for arrived in range(1, shape.branches + 1):
-        at = arrived - 1
-        voting = open_rows[answers[open_rows, at] != ABSTAINS]
-        counts[voting, first_seen[voting, at]] += 1
-        if arrived < shape.branches:  # with all arrived there is nothing left to decide
-            decided = _decided(counts[open_rows], shape.stop, arrived, shape.branches)
-            decided_at[open_rows[decided]] = at
-            open_rows = open_rows[~decided]
-        if not len(open_rows):
-            break
+    counts, decided_at = _counted(answers, shape.stop)
     winner, votes = counts.argmax(axis=1), counts.sum(axis=1)
     agreement = counts[rows, winner] / np.maximum(votes, 1)
     # The winning class is answered by its shortest branch, which is its first; without votes the first arrival answers.
@@ -101,25 +99,45 @@ def vote(drawn: Drawn, shape: Shape) -> Votes:
     return Votes(agreement, votes, correct, np.minimum(tokens, tokens[rows, decided_at][:, None]))
 
 
-def _in_windows(drawn: Drawn, window: int) -> Votes:
-    """Windows of branches in the order drawn, until one agrees as a whole; then a vote over all that ran."""
+def _counted(answers: np.ndarray, rule: StopRule) -> tuple[np.ndarray, np.ndarray]:
+    """Votes per class when the rule decides, (draws, classes), and the arrival that settled it, (draws,). `answers`: in
+    the order of arrival. A class is named by the arrival that it was first seen at, so that of equal counts the first
+    one is the winner."""
+    total = answers.shape[1]
+    first_seen = (answers[:, :, None] == answers[:, None, :]).argmax(axis=2)
+    counts = np.zeros(answers.shape, int)
+    decided_at = np.full(len(answers), total - 1)
+    open_rows = np.arange(len(answers))
+    for arrived in range(1, total + 1):
+        at = arrived - 1
+        voting = open_rows[answers[open_rows, at] != ABSTAINS]
+        counts[voting, first_seen[voting, at]] += 1
+        if arrived < total:  # with all arrived there is nothing left to decide
+            decided = _decided(counts[open_rows], rule, arrived, total)
+            decided_at[open_rows[decided]] = at
+            open_rows = open_rows[~decided]
+        if not len(open_rows):
+            break
+    return counts, decided_at
+
+
+def _in_windows(drawn: Drawn, shape: Shape, window: int) -> Votes:
+    """Windows of branches in the order drawn, until the vote is settled; then a vote over all that arrived."""
     answers, tokens = drawn.answers, drawn.tokens
     total = answers.shape[1]
-    ran = np.zeros(answers.shape, bool)
-    open_rows = np.ones(len(answers), bool)
+    arrival = _arrival_ranks(tokens, window)
+    last = _last_agreeing(answers, window) if isinstance(shape.stop, WindowAgrees) else _last(answers, arrival, shape)
+    ran = arrival <= last[:, None]
     waves = []
     for start in range(0, total, window):
         columns = slice(start, min(start + window, total))
-        ran[open_rows, columns] = True
-        waves.append(np.sort(np.where(open_rows[:, None], tokens[:, columns], 0), axis=1))
-        part = answers[:, columns]
-        agreed = (part == part[:, :1]).all(axis=1) & (part[:, 0] != ABSTAINS)
-        if part.shape[1] == window:
-            open_rows = open_rows & ~agreed
+        part, came = tokens[:, columns], ran[:, columns]
+        # Those that had not come when the vote was settled had got as far as the last one.
+        until = np.where(came, part, 0).max(axis=1, keepdims=True)
+        waves.append(np.sort(np.minimum(part, until), axis=1))
     votes = ran & (answers != ABSTAINS)
     same = (answers[:, :, None] == answers[:, None, :]) & votes[:, :, None] & votes[:, None, :]
     counts = same.sum(axis=2)  # of each branch's class
-    arrival = _arrival_ranks(tokens, window)
     # The class: most votes, then the shortest shortest branch, then the first seen; its branch: the shortest and first.
     longest = int(tokens.max()) + 1
     shortest = np.where(same, tokens[:, None, :], longest).min(axis=2)
@@ -132,6 +150,23 @@ def _in_windows(drawn: Drawn, window: int) -> Votes:
     answered[silent] = np.where(ran, arrival, total)[silent].argmin(axis=1)
     agreement = np.where(silent, 0.0, counts[rows, answered] / np.maximum(votes.sum(axis=1), 1))
     return Votes(agreement, votes.sum(axis=1), drawn.correct[rows, answered], waves[0], tuple(waves[1:]))
+
+
+def _last(answers: np.ndarray, arrival: np.ndarray, shape: Shape) -> np.ndarray:
+    """The arrival that settles the vote, (draws,)."""
+    ordered = np.take_along_axis(answers, arrival.argsort(axis=1), axis=1)
+    return _counted(ordered, shape.stop)[1]
+
+
+def _last_agreeing(answers: np.ndarray, window: int) -> np.ndarray:
+    """The last arrival of the first window whose branches all gave the same answer, or of all, (draws,)."""
+    total = answers.shape[1]
+    last = np.full(len(answers), total - 1)
+    for start in range(total - total % window - window, -1, -window):
+        part = answers[:, start : start + window]
+        agreed = (part == part[:, :1]).all(axis=1) & (part[:, 0] != ABSTAINS)
+        last[agreed] = start + window - 1
+    return last
 
 
 def _arrival_ranks(tokens: np.ndarray, window: int) -> np.ndarray:

@@ -164,6 +164,8 @@ def _lacking(call: Call, answers: AnswerKind | None) -> frozenset[Need]:
     lacking = {Need.SAMPLING} if call.greedy else set()
     if answers is None:
         lacking.add(Need.ANSWERS)
+    if (call.tells_sampling and not call.greedy) or answers in (None, "tools"):  # what no table tells of stays as it is
+        lacking.add(Need.FREE_SAMPLING)
     if not call.chat:
         lacking.add(Need.CHAT)
         if _is_token_ids(call.decoded().get("prompt")):
@@ -180,6 +182,8 @@ def _check_needs(call: Call, pinned: Pinned, models: Sequence[Served]) -> None:
     name, needs = pinned.strategy, pinned.needs
     if Need.SAMPLING in needs and call.greedy:
         raise InvalidControl("x-tts-strategy", f"{name} needs sampling; the request's temperature is 0")
+    if Need.FREE_SAMPLING in needs and call.tells_sampling and not call.greedy:
+        raise InvalidControl("tts.greedy", "greedy is for requests that set no temperature, top_p, top_k or min_p")
     if Need.CHAT in needs and not call.chat:
         raise InvalidControl("x-tts-strategy", f"{name} needs a chat; {call.path} has none")
     if Need.CONTINUATION in needs and not call.chat:

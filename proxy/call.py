@@ -21,6 +21,9 @@ class Peek(msgspec.Struct):
     n: int | None = None
     best_of: int | None = None
     temperature: float | None = None
+    top_p: Any = None
+    top_k: Any = None
+    min_p: Any = None
     seed: int | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -77,6 +80,12 @@ class Call:
     @property
     def greedy(self) -> bool:
         return self.peek.temperature == 0
+
+    @property
+    def tells_sampling(self) -> bool:
+        """The client says how tokens are to be drawn."""
+        peek = self.peek
+        return any(value is not None for value in (peek.temperature, peek.top_p, peek.top_k, peek.min_p))
 
     @property
     def max_tokens(self) -> int | None:

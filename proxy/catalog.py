@@ -20,7 +20,7 @@ from profiler.latency_rows import LOADS
 from profiler.prediction import LatencyTable, Setting, Traffic
 from profiler.prior import prior_pool
 from profiler.quality_sections import AgreementCurve, BudgetCurve
-from profiler.solve_rates import RateModel, rate_model
+from profiler.solve_rates import RateModel, assumed, rate_model
 from profiler.verdict import SamplingSetting
 from proxy.backend import Backend, continued, open_backend
 from proxy.capabilities import ENGINE_NEEDS
@@ -477,10 +477,8 @@ def _prior_settings(registry: Registry) -> tuple[Setting, ...]:
     """Every strategy's gains as the prior has them; whether a request may vote at all is the request's affair."""
     pool = prior_pool()
     curves = [
-        quality_file.curve(strategy.name, params.model_dump(), strategy(params).shape(), pool, greedy=False)
-        for strategy in registry
-        for params in strategy.grid()
-        if strategy(params).shape().votes
+        quality_file.curve(strategy.name, params.model_dump(), shape, pool, greedy=False)
+        for strategy, params, shape in assumed(registry)
     ]
     curves.append(quality_file.curve("none", {}, registry.build("none", {}).shape(), pool, greedy=True))
     return tuple(_setting(curve, registry, prior=True) for curve in curves)

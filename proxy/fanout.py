@@ -288,7 +288,7 @@ class FanOut(Generic[E]):
     ) -> None:
         run = self._run
         # Only what the client asked for itself may be sent to it before the strategy has decided.
-        on_event = run._on_event if generation is WHOLE and not run.branches else None
+        on_event = run._on_event if not run.branches and generation.as_asked else None
         due_s = None if run._dues is None else run._dues.of(len(run.branches))
         branch = BranchStream(len(run.branches), backend, run._clock, self._branch_over, on_event, due_s)
         branch.wave, branch.generation = run.waves, generation

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from random import Random
 from typing import Any
 
@@ -27,7 +28,7 @@ QUALITY_TIE = 0.005  # half a point of accuracy is not worth paying for
 MOST_WAVES = 16  # of a pinned strategy that was never measured
 # Accuracy that one more branch must be worth for each second of line that the engine has: what it takes from those to
 # come. Chosen in `make proof`: without it early votes are large and late ones starve.
-TOLL_PER_S = 0.0006
+TOLL_PER_S = 0.0012
 COST_TIE = 0.02  # less is beyond what a profile can tell
 OVERFLOWS = 1e6  # an engine's queue: given up last of all
 CANNOT_TELL = 1e3  # over the limit, as a log ratio, where it is unknown by how much; finite: other limits still count
@@ -463,14 +464,14 @@ def _pinned_setting(settings: Sequence[Setting], pinned: Pinned, *, greedy: bool
     for setting in same:
         if setting.params == pinned.params:
             return setting
-    m = pinned.params.get("m", 0)
-    nearest = min(
-        same or [s for s in settings if not s.later],
-        key=lambda s: (abs(s.branches - pinned.branches), abs(s.params.get("m", 0) - m)),
-    )
-    scaled = nearest.with_branches(pinned.branches, pinned.params)
+    m, waves = pinned.params.get("m", 0), min(pinned.waves, MOST_WAVES)
+    at_once = [s for s in same if not s.later] or [s for s in settings if not s.later]
+    nearest = min(at_once, key=lambda s: (abs(s.branches - pinned.branches), abs(s.params.get("m", 0) - m)))
     if nearest.strategy != pinned.strategy:
-        scaled = scaled.renamed(pinned.strategy).repeated(min(pinned.waves, MOST_WAVES))
+        scaled = nearest.with_branches(pinned.branches, pinned.params).renamed(pinned.strategy).repeated(waves)
+    else:  # so many in each of its windows, and all of these run
+        a_window = nearest.with_branches(ceil(pinned.branches / waves), pinned.params)
+        scaled = replace(a_window.repeated(waves), branches=pinned.branches)
     return replace(scaled, needs=pinned.needs)
 
 

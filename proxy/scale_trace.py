@@ -74,7 +74,7 @@ def note_run(
         trace.rates[name] = backends[name].pricing.at(trace.received_at)
     prompts = _prompt_tokens(run.branches, prompt_tokens or 0)
     rows = [
-        _branch(branch, prompts[id(branch.generation)], arrived_at, run.first_row + i)
+        _branch(branch, prompts[_prompt_of(branch)], arrived_at, run.first_row + i)
         for i, branch in enumerate(run.branches)
     ]
     trace.branches.extend(rows)
@@ -96,9 +96,13 @@ def _prompt_tokens(branches: Sequence[BranchStream], of_client: int) -> dict[int
     prompt, or as the proxy itself counted of the client's."""
     found: dict[int, int] = {id(WHOLE): of_client}
     for branch in branches:
-        key = id(branch.generation)
+        key = _prompt_of(branch)
         found[key] = max(found.get(key, 0), branch.prompt_tokens)
     return found
+
+
+def _prompt_of(branch: BranchStream) -> int:
+    return id(WHOLE if branch.generation.as_asked else branch.generation)
 
 
 def _call(call: PooledCall, arrived_at: float, index: int) -> BranchTrace:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
@@ -26,6 +26,7 @@ class Need(StrEnum):
 
     ANSWERS = "answers"  # a task that says how final answers are grouped
     SAMPLING = "sampling"  # a temperature above 0: identical branches have nothing to vote on
+    FREE_SAMPLING = "free-sampling"  # a request that leaves temperature, top_p … to others: the strategy may choose 0
     CHAT = "chat"  # messages, not a bare prompt: a further turn is put after them
     LOGPROBS = "logprobs"  # streamed top log probabilities
     CONTINUATION = "continuation"  # generation that goes on from a given text
@@ -69,6 +70,11 @@ class Generation:
     confidence: bool = False
     final: bool = True
     model: Model = "own"
+
+    @property
+    def as_asked(self) -> bool:
+        """The client's own request, but for how tokens are drawn."""
+        return self is WHOLE or replace(self, temperature=None) == WHOLE
 
 
 WHOLE = Generation()  # the client's request, as it is
@@ -205,7 +211,8 @@ class Shape:
 
     `window`: they start so many at a time, the next ones when these are over. `waves`: how often, at most, branches
     follow on others that had to end first. `votes`: it answers by the plain vote over arrivals, so that stored samples
-    tell its accuracy and cost; of others only runs can (`paretoproxy measure`).
+    tell its accuracy and cost; of others only runs can (`paretoproxy measure`). `greedy`: the first branch is at
+    temperature 0, whatever the request says.
     """
 
     branches: int
@@ -213,6 +220,7 @@ class Shape:
     window: int | None = None
     waves: int = 1
     votes: bool = True
+    greedy: bool = False
 
 
 class Params(BaseModel):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from strategies.base import Context, Need, Outcome, Shape, Strategy
+from strategies.base import WHOLE, Context, Generation, Need, Outcome, Shape, Strategy
 from strategies.base import Params as BaseParams
 from strategies.stopping import All
 
 
 class Params(BaseParams):
-    """No parameters."""
+    """`greedy`: at temperature 0."""
+
+    greedy: bool = False
 
 
 class Single(Strategy[Params]):
@@ -22,7 +24,7 @@ class Single(Strategy[Params]):
 
     @classmethod
     def grid(cls) -> list[BaseParams]:
-        return [Params()]
+        return [Params(), Params(greedy=True)]
 
     @classmethod
     def pin(cls, n: int) -> dict[str, int]:
@@ -30,11 +32,15 @@ class Single(Strategy[Params]):
             raise ValueError("the strategy none runs one branch; leave n out or choose another strategy")
         return {}
 
+    def required(self) -> frozenset[Need]:
+        return self.needs | {Need.FREE_SAMPLING} if self.params.greedy else self.needs
+
     def shape(self) -> Shape:
-        return Shape(branches=1, stop=All())
+        return Shape(branches=1, stop=All(), greedy=self.params.greedy)
 
     async def run(self, context: Context) -> Outcome:
-        async with context.sample(1) as arrivals:
+        what = Generation(temperature=0.0) if self.params.greedy else WHOLE
+        async with context.sample([what]) as arrivals:
             async for branch in arrivals:
                 return Outcome(ranking=(branch.index,))
         return Outcome(ranking=())

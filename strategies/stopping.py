@@ -17,6 +17,15 @@ class All:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowAgrees:
+    """Of branches that run in windows: stop once all of one gave the same answer, the window being over. What that is
+    cannot be seen from the votes together: the strategy looks, and so does the replay of it."""
+
+    def decided(self, votes: Sequence[int], arrived: int, total: int) -> bool:
+        return arrived >= total
+
+
+@dataclass(frozen=True, slots=True)
 class FirstArrivals:
     """Stop once `m` branches have arrived."""
 

@@ -143,7 +143,9 @@ def points(
         )
         for row, engine in enumerate(engines)
         for column, setting in enumerate(settings)
-        if (setting.greedy or not engine.greedy_only) and load + setting.branches <= engine.profile.max_num_seqs
+        if not (setting.branches == 1 and setting.params.get("greedy"))  # the greedy `none`, which is there already
+        and (setting.greedy or not engine.greedy_only)
+        and load + setting.branches <= engine.profile.max_num_seqs
     ]
 
 

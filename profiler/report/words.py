@@ -42,7 +42,10 @@ def setting(point: Point) -> str:
     if point.strategy == "none":
         return "one greedy answer" if point.greedy else "one sampled answer"
     quorum = f" (m={point.params['m']})" if "m" in point.params else ""
-    return f"{point.strategy} with {point.branches} samples{quorum}"
+    window = point.params.get("window")
+    at_a_time = f", {window} at a time" if window else ""
+    greedy = ", the first at temperature 0" if point.params.get("greedy") else ""
+    return f"{point.strategy} with {'up to ' if window else ''}{point.branches} samples{quorum}{at_a_time}{greedy}"
 
 
 def plan(point: Point) -> str:
@@ -53,7 +56,8 @@ def short_setting(point: Point) -> str:
     """As requests spell it, for tables: `first-finish:8, m=3`; `none, greedy`."""
     if point.strategy == "none":
         return "none, greedy" if point.greedy else "none"
-    return f"{point.strategy}:{point.branches}" + (f", m={point.params['m']}" if "m" in point.params else "")
+    told = [f"{key}={point.params[key]}" for key in ("m", "window") if point.params.get(key)]
+    return ", ".join([f"{point.strategy}:{point.branches}", *told, *["greedy"] * bool(point.params.get("greedy"))])
 
 
 def short_plan(point: Point) -> str:

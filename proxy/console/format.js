@@ -64,13 +64,16 @@ export function age(days) {
 
 /** What runs, without where: `one answer`, `self-consistency with 8 samples`. */
 export function setting({ strategy, params, n }) {
-  if (strategy === "none") return "one answer";
+  if (strategy === "none") return params?.greedy ? "one greedy answer" : "one answer";
   const quorum = params?.m > 1 || params?.m === 1 && strategy !== "first-finish" ? ` (m=${params.m})` : "";
-  return `${strategy} with ${count(n, "sample")}${quorum}`;
+  const windows = params?.window ? `, ${params.window} at a time` : "";
+  const greedy = params?.greedy ? ", the first at temperature 0" : "";
+  return `${strategy} with ${windows ? "up to " : ""}${count(n, "sample")}${quorum}${windows}${greedy}`;
 }
 
 /** As requests spell it: `self-consistency:8`. */
 export function shortSetting({ strategy, params, n }) {
   if (!strategy) return "none";
-  return strategy === "none" ? "none" : `${strategy}:${n}${params?.m ? `, m=${params.m}` : ""}`;
+  const told = [params?.m ? `m=${params.m}` : "", params?.window ? `window=${params.window}` : "", params?.greedy ? "greedy" : ""];
+  return [strategy === "none" ? "none" : `${strategy}:${n}`, ...told.filter(Boolean)].join(", ");
 }

@@ -53,13 +53,15 @@ class Fixed:
     @property
     def name(self) -> str:
         told = dict(self.params)
-        n = "" if not told else f":{told['n']}" + (f"/{told['m']}" if "m" in told else "")
-        return f"{self.routing} {self.model} {self.strategy}{n}"
+        n = f":{told['n']}" if "n" in told else ":greedy" if "greedy" in told else ""
+        m = f"/{told['m']}" if "m" in told else ""
+        return f"{self.routing} {self.model} {self.strategy}{n}{m}"
 
 
 ROUTINGS = ("round-robin", "least-loaded", "prefix-affine")
 SETTINGS: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = (
     ("none", ()),
+    ("none", (("greedy", True),)),
     ("first-finish", (("n", 4), ("m", 1))),
     ("self-consistency", (("n", 4),)),
     ("self-consistency", (("n", 8),)),

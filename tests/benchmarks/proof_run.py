@@ -45,6 +45,7 @@ ABLATIONS = (
 )
 SLO_AWARE: dict[str, tuple[str, dict[str, Any]]] = {
     "slo-aware none": ("none", {}),
+    "slo-aware none:greedy": ("none", {"greedy": True}),
     "slo-aware self-consistency:4": ("self-consistency", {"n": 4}),
     "slo-aware self-consistency:8": ("self-consistency", {"n": 8}),
     "slo-aware self-consistency:16": ("self-consistency", {"n": 16}),

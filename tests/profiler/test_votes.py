@@ -22,8 +22,9 @@ VOTING = st.one_of(
     st.builds(
         SelfConsistencyParams,
         n=st.integers(1, 8),
-        stop=st.sampled_from(["beta", "all"]),
+        stop=st.sampled_from(["beta", "all", "esc"]),
         confidence=st.sampled_from([0.7, 0.95]),
+        window=st.sampled_from([None, 2, 3, 5]),
     ).map(SelfConsistency),
     st.tuples(st.integers(1, 8), st.integers(1, 8)).map(
         lambda pair: FirstFinish(FirstFinishParams(n=max(pair), m=min(pair)))

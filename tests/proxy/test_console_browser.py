@@ -130,12 +130,12 @@ async def _tab_to(opened: Visit, name: str) -> None:
 async def test_the_slider_changes_the_planners_choice(browser: Browser, proxy: RunningProxy) -> None:
     async with visit(browser, proxy.url, "#frontier?model=m") as opened:
         page, choice = opened.page, opened.page.locator("#choice strong")
-        await expect(choice).to_contain_text("self-consistency with 16 samples")
+        await expect(choice).to_contain_text("self-consistency with up to 24 samples, 3 at a time")
         await expect(page.locator("#left-out")).to_contain_text("greedy-only is no candidate")
         slider = page.get_by_label("Answer within")
         await slider.focus()
         await slider.press("Home")
-        await expect(choice).not_to_contain_text("16 samples")
+        await expect(choice).not_to_contain_text("24 samples")
         await expect(page.locator(".chart .choice").first).to_have_text("planner's choice")
         await expect(page.locator("table.plans tr.is-ours")).to_have_count(1)
         await hash_is(page, "#frontier?model=m&task=tinymath&objective=quality&latency_ms=")
@@ -153,7 +153,7 @@ async def test_a_plan_tells_of_itself_and_is_found_in_the_table(browser: Browser
         page = opened.page
         await expect(page.locator("#chart-latency .point").first).to_be_attached()
         await page.locator("#chart-latency .ring").hover(force=True)
-        await expect(page.locator("#tip")).to_contain_text("self-consistency with 16 samples on a")
+        await expect(page.locator("#tip")).to_contain_text("self-consistency with up to 24 samples, 3 at a time on a")
         await page.locator("table.plans tbody button").nth(2).click()
         await expect(page.locator("#chart-cost .picked")).to_have_count(1)
         rows = page.locator("table.plans tbody tr")

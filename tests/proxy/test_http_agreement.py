@@ -47,7 +47,8 @@ async def _planned(proxy: RunningProxy) -> dict[tuple[str, int], float]:
     """The predicted accuracy per strategy and number of branches."""
     answer = await proxy.ask(chat(), path="/v1/plan")
     rows = answer.json()["candidates"]
-    return {(row["strategy"], row["n"]): row["predicted"]["accuracy"] for row in rows}
+    at_once = [row for row in rows if not row["params"].get("window")]
+    return {(row["strategy"], row["n"]): row["predicted"]["accuracy"] for row in at_once}
 
 
 async def test_on_the_prior_agreement_says_that_more_samples_are_not_needed(fleet: Fleet) -> None:
@@ -62,7 +63,7 @@ async def test_on_the_prior_agreement_says_that_more_samples_are_not_needed(flee
 
     gain = ("self-consistency", 16), ("none", 1)
     assert after["none", 1] > before["none", 1] + 0.15
-    assert after[gain[0]] - after[gain[1]] < before[gain[0]] - before[gain[1]] - 0.08
+    assert after[gain[0]] - after[gain[1]] < before[gain[0]] - before[gain[1]] - 0.05
     gauges = await _gauges(proxy)
     assert gauges['paretoproxy_expected_accuracy{model="m",task="unlabelled"}'] > 0.8
     pinned = (await proxy.ask(vote(5), path="/v1/plan")).json()["candidates"][0]["predicted"]

@@ -1,10 +1,12 @@
 """What the planner considers when the request pins or limits the strategy."""
 
+from dataclasses import replace
+
 import pytest
 from planner_tables import SETTINGS, ask, decide, served, setting
 
 from proxy.controls import Slo
-from proxy.planner import rank
+from proxy.planner import Pinned, rank
 
 
 def test_a_pinned_setting_of_the_table_is_the_only_candidate() -> None:
@@ -20,6 +22,14 @@ def test_a_pinned_setting_that_is_not_in_the_table_is_scaled_from_the_nearest(n:
     assert plan.predicted.latency_ms == pytest.approx(1020 + 50 * n)
     assert plan.predicted.accuracy_lower == accuracy_lower
     assert not plan.predicted.prior
+
+
+def test_windows_that_are_not_in_the_table_follow_on_each_other() -> None:
+    at_once = decide(ask(pinned=("self-consistency", {"n": 6, "stop": "all"}))).plan.predicted
+    pairs = Pinned("self-consistency", {"n": 6, "window": 2}, branches=6, waves=3)
+    in_pairs = decide(replace(ask(), pinned=pairs)).plan
+    assert (in_pairs.branches, in_pairs.predicted.tokens) == (6, pytest.approx(at_once.tokens))
+    assert in_pairs.predicted.latency_ms > 2 * at_once.latency_ms
 
 
 def test_a_strategy_that_was_never_measured_is_estimated_and_marked_so() -> None:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from profiler.prior import prior_pool
-from profiler.quality_file import replayed
+from profiler.quality_file import drawn
 from profiler.quality_sections import AgreementCurve
 from profiler.solve_rates import rate_model
 from profiler.vote_agreement import agreement_curve
-from profiler.votes import draw, vote
+from profiler.votes import vote
 from proxy.quality_watch import Drift, PriorWatch, Recent, TableWatch, Voted
 from strategies.base import Shape
 from strategies.registry import Registry
@@ -36,7 +36,7 @@ def _true_scores() -> np.ndarray:
     ones are."""
     shape, pool = Shape(8, BetaLead()), prior_pool()
     curve = agreement_curve("s", {}, shape, pool)
-    agreement = vote(draw(replayed(pool, greedy=False), 8, 100, seed=9), shape).agreement
+    agreement = vote(drawn(pool, shape, seed=9), shape).agreement
     return (np.interp(agreement, curve.agreement, curve.accuracy) - curve.mean) / curve.deviation
 
 

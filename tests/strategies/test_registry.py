@@ -34,8 +34,13 @@ def test_an_unknown_name_is_told_which_there_are() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "parameter", "message"),
     [
-        ("self-consistency", {"beams": 4}, "beams", r"no such parameter \(it has: n, stop, confidence, window\)"),
-        ("none", {"n": 4}, "n", r"no such parameter \(it has: none\)"),
+        (
+            "self-consistency",
+            {"beams": 4},
+            "beams",
+            r"no such parameter \(it has: n, stop, confidence, window, greedy\)",
+        ),
+        ("none", {"n": 4}, "n", r"no such parameter \(it has: greedy\)"),
         ("self-consistency", {"n": 0}, "n", "greater than or equal to 1"),
         ("self-consistency", {"n": 257}, "n", "less than or equal to 256"),
         ("self-consistency", {"confidence": 1.0}, "confidence", "less than 1"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from strategies.base import Need, Outcome
+from strategies.base import Need, Outcome, Shape
 from strategies.self_consistency import Params, SelfConsistency
 from strategies.stopping import All, BetaLead
 from strategies.testing import Scripted, ScriptedSampler, fails, finishes
@@ -84,8 +84,32 @@ def test_its_shape_is_what_it_runs() -> None:
     assert SelfConsistency(Params(stop="all")).shape().stop == All()
     assert SelfConsistency.needs == {Need.ANSWERS, Need.SAMPLING}
     assert SelfConsistency.pin(6) == {"n": 6}
-    branches = [SelfConsistency(Params.model_validate(p.model_dump())).shape().branches for p in SelfConsistency.grid()]
-    assert branches == sorted(branches)  # cheapest first
+    shapes = [SelfConsistency(Params.model_validate(p.model_dump())).shape() for p in SelfConsistency.grid()]
+    for greedy in (False, True):
+        at_once = [shape.branches for shape in shapes if shape.window is None and shape.greedy == greedy]
+        assert at_once == sorted(at_once)  # cheapest first
+    assert SelfConsistency(Params(n=7, window=3)).shape() == Shape(7, BetaLead(0.95), window=3, waves=3)
+    assert SelfConsistency(Params(n=3, window=3)).shape() == Shape(3, BetaLead(0.95))
+
+
+async def test_in_windows_a_settled_vote_starts_no_more_branches() -> None:
+    sampler = ScriptedSampler([finishes("7", 10), finishes("8", 20), finishes("7", 10), finishes("7", 15)] * 2)
+    outcome = await _run(sampler, window=2, confidence=0.8)
+    assert (outcome.answer, outcome.votes, sampler.started) == ("7", 4, 4)
+    assert sampler.decided_at_s == 20 + 15
+
+
+async def test_a_vote_settled_within_a_window_cancels_the_rest_of_it() -> None:
+    sampler = ScriptedSampler([finishes("7", 10), finishes("7", 20), finishes("8", 90), finishes("7", 15)])
+    assert (await _run(sampler, window=3, confidence=0.8)).votes == 2
+    assert (sampler.started, sampler.cancelled) == (3, {2: 20})
+
+
+async def test_the_first_sample_may_be_at_temperature_0() -> None:
+    sampler = ScriptedSampler([finishes("7", 10)] * 4)
+    await _run(sampler, window=2, confidence=0.95, greedy=True)
+    assert [generation.temperature for generation in sampler.asked] == [0.0, None, None, None]
+    assert SelfConsistency(Params(greedy=True)).required() == {Need.ANSWERS, Need.SAMPLING, Need.FREE_SAMPLING}
 
 
 async def test_esc_starts_a_window_at_a_time_and_stops_when_one_agrees() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from strategies.base import Outcome
+from strategies.base import Need, Outcome
 from strategies.single import Params, Single
 from strategies.testing import ScriptedSampler, fails, finishes
 
@@ -29,3 +29,11 @@ def test_it_can_be_pinned_to_one_branch_only() -> None:
         Single.pin(2)
     assert Single(Params()).shape().branches == 1
     assert not Single.needs
+
+
+async def test_greedy_is_at_temperature_0_and_for_requests_that_leave_it_open() -> None:
+    sampler = ScriptedSampler([finishes("7", 10)])
+    await Single(Params(greedy=True)).run(sampler)
+    assert [generation.temperature for generation in sampler.asked] == [0.0]
+    assert Single(Params(greedy=True)).required() == {Need.FREE_SAMPLING}
+    assert not Single(Params()).required()
