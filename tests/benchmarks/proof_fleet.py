@@ -216,8 +216,9 @@ class Load:
     high_s: float
 
 
-FULL = Load(low=4, high=22, low_s=25, high_s=25)
-QUICK = Load(low=4, high=22, low_s=10, high_s=10)
+FULL = Load(low=4, high=30, low_s=25, high_s=25)
+QUICK = Load(low=4, high=30, low_s=10, high_s=10)
+SWEEP = tuple(Load(low=4, high=high, low_s=25, high_s=25) for high in (8, 14, 22, 30, 40))
 PROCESSES = {"poisson": None, "bursty": 3.0}  # coefficient of variation of the gaps
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import proof_fleet as fleets
@@ -85,20 +85,42 @@ class Bars:
         return self.beats_fixed and self.worst_attainment >= ATTAINMENT_BAR and self.of_clairvoyant >= CLAIRVOYANT_BAR
 
 
-def bars(measured: Mapping[str, Measured]) -> Bars:
-    """`measured`: by policy, of one process."""
-    ours = measured[PARETOPROXY]
+def mean(runs: Sequence[Measured]) -> Measured:
+    """Of a policy's runs that differ by seed: the means of what the sweep compares, the rest of the first."""
+
+    def over(values: Iterable[float]) -> float:
+        return sum(values) / len(runs)
+
+    return replace(
+        runs[0],
+        goodput=over(one.goodput for one in runs),
+        accuracy=over(one.accuracy for one in runs),
+        error=over(one.error for one in runs) / sqrt(len(runs)),
+        right_per_s=over(one.right_per_s for one in runs),
+        of_feasible={name: over(one.of_feasible[name] for one in runs) for name in runs[0].of_feasible},
+    )
+
+
+def rivals_of(ours: Measured, measured: Mapping[str, Measured]) -> tuple[str | None, str | None]:
+    """The best fixed policy that is as accurate (by goodput), and that with as much goodput (by accuracy)."""
     rivals = {name: one for name, one in measured.items() if name in FIXED}
     accurate = {name: one for name, one in rivals.items() if one.accuracy >= ours.accuracy - EQUAL_ACCURACY}
     as_good = {name: one for name, one in rivals.items() if one.goodput >= ours.goodput * EQUAL_GOODPUT}
     first = max(accurate, key=lambda name: accurate[name].goodput, default=None)
     second = max(as_good, key=lambda name: as_good[name].accuracy, default=None)
+    return first, second
+
+
+def bars(measured: Mapping[str, Measured]) -> Bars:
+    """`measured`: by policy, of one process."""
+    ours = measured[PARETOPROXY]
+    first, second = rivals_of(ours, measured)
     worst = min(ours.of_feasible, key=lambda name: ours.of_feasible[name])
     return Bars(
         as_accurate=first,
-        goodput_ratio=ours.goodput / accurate[first].goodput if first else float("inf"),
+        goodput_ratio=ours.goodput / measured[first].goodput if first else float("inf"),
         as_good=second,
-        accuracy_gain=ours.accuracy - as_good[second].accuracy if second else float("inf"),
+        accuracy_gain=ours.accuracy - measured[second].accuracy if second else float("inf"),
         worst_class=worst,
         worst_attainment=ours.of_feasible[worst],
         of_clairvoyant=ours.goodput / measured[CLAIRVOYANT].goodput,

@@ -50,15 +50,16 @@ from proxy.trace import Trace
 from strategies.answers.extract import extract
 from strategies.registry import Registry
 
-FULLNESS = 0.9
+FULLNESS = 1.2
 SLOS = {"interactive": (0.5, 1.5, {}), "careful": (0.3, 3.0, {"quality": 0.5})} | {
     "batch": (0.2, 7.5, {"quality": 0.6, "objective": "cost"})
 }
-SETTINGS = (("none", ()), *(("self-consistency", (("n", n),)) for n in (4, 8, 16)))
+SETTINGS = (("none", ()), ("none", (("greedy", True),)), *(("self-consistency", (("n", n),)) for n in (4, 8, 16)))
 DEFAULT = (
     PARETOPROXY,
     "least-loaded any self-consistency:8",
     "least-loaded any none",
+    "least-loaded any none:greedy",
     "least-loaded any self-consistency:4",
     "least-loaded any self-consistency:16",
     "prefix-affine any self-consistency:8",
@@ -126,7 +127,7 @@ class Caller:
         assert request.question is not None
         seed = request.index * SEED_STEP
         policies.REQUEST.set(policies.Request(request.index, request.prompt, seed))
-        body = request.members(self._model) | ({"seed": seed} if self._seeded else {"temperature": 1.0})
+        body = request.members(self._model) | ({"seed": seed} if self._seeded else {})
         identity = str(request.index)
         answer = await ask(self._handler, body, headers={**request.controls(), "x-request-id": identity})
         trace = self._traces.pop(identity)

@@ -21,7 +21,9 @@ from proof_measures import (
     Measured,
     bars,
     good,
+    mean,
     measure,
+    rivals_of,
 )
 from proof_run import ABLATIONS, BY_DEADLINE, CLAIRVOYANT, FIXED, PARETOPROXY, SLO_AWARE, Ran
 
@@ -40,7 +42,13 @@ class Page:
             (folder / name).write_text(svg, encoding="utf-8")
 
 
-def page(runs: Runs, load: fleets.Load, processes: Sequence[str]) -> Page:
+def page(
+    runs: Runs,
+    load: fleets.Load,
+    processes: Sequence[str],
+    swept: Mapping[float, Mapping[str, Sequence[Measured]]] | None = None,
+) -> Page:
+    """`swept`: by high level of the load and policy, the runs of all seeds."""
     measured = {
         process: {p: measure(ran) for (p, own, seed), ran in runs.items() if (own, seed) == (process, 1)}
         for process in processes
@@ -53,7 +61,8 @@ def page(runs: Runs, load: fleets.Load, processes: Sequence[str]) -> Page:
         *(_wrapped(_verdict(p, found[p], measured[p])) for p in processes),
     ]
     if any(seed > 1 for _, _, seed in runs):  # the whole proof
-        parts += [_notes(), "## Other seeds", _seeds_table(runs)]
+        parts += ["## How it depends on the load", _sweep_table(swept or {}), _notes()]
+        parts += ["## Other seeds", _seeds_table(runs)]
     figures = {}
     for process in processes:
         parts.append(f"## {process.capitalize()} arrivals")
@@ -244,6 +253,43 @@ def _seeds_table(runs: Runs) -> str:
     head = ["arrivals", "seed", "policy", "goodput/s of offered", "accuracy", "right in time/s",
             "of feasible, " + ", ".join(LIMIT_MS)]  # fmt: skip
     return "Other arrivals, questions and samples.\n\n" + _table(head, rows)
+
+
+def _sweep_table(swept: Mapping[float, Mapping[str, Sequence[Measured]]]) -> str:
+    rows = []
+    for high, found in swept.items():
+        measured = {policy: mean(runs) for policy, runs in found.items()}
+        ours = measured[PARETOPROXY]
+        as_accurate, as_good = rivals_of(ours, measured)
+        row = [
+            f"{high:g}",
+            f"{ours.goodput:.2f}, {ours.accuracy:.3f} ± {ours.error:.3f}",
+            _percent(min(ours.of_feasible.values())),
+        ]
+        if as_good is None:
+            row += ["none", ""]
+        else:
+            rival = measured[as_good]
+            row += [
+                f"`{as_good}` {rival.goodput:.2f}, {rival.accuracy:.3f}",
+                f"{(ours.accuracy - rival.accuracy) * 100:+.1f}",
+            ]
+        if as_accurate is None:
+            row += ["none", ""]
+        else:
+            rival = measured[as_accurate]
+            row += [
+                f"`{as_accurate}` {rival.goodput:.2f}, {rival.accuracy:.3f}",
+                f"{ours.goodput / rival.goodput:.2f}×",
+            ]
+        rows.append(row)
+    head = ["high level/s", "paretoproxy: goodput/s, accuracy", "worst class, of feasible",
+            "best fixed with as much goodput", "points", "best fixed as accurate", "goodput"]  # fmt: skip
+    told = (
+        "The same step to other levels, Poisson arrivals, means of three seeds; fixed policies over all engines, "
+        "least-loaded and prefix-affine."
+    )
+    return _wrapped(told) + "\n\n" + _table(head, rows)
 
 
 def _scatter(process: str, measured: Mapping[str, Measured]) -> str:
