@@ -120,11 +120,12 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
     body: dict[str, Any] = {
         "model": asking.model,
         "messages": [{"role": "user", "content": question.question}],
-        "temperature": 0 if setting.greedy else asking.temperature,
         # An SLO, however loose: without any the plainest request passes through, and nothing is told of it.
         "slo": {"latency_ms": 600_000},
         "tts": {"strategy": setting.strategy, **setting.params},
     }
+    if not setting.params.get("greedy"):  # that is for requests that leave the temperature open
+        body["temperature"] = 0 if setting.greedy else asking.temperature
     if asking.max_tokens is not None:
         body["max_tokens"] = asking.max_tokens
     for attempt in range(TRIES):
