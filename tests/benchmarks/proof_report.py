@@ -80,8 +80,12 @@ def page(
 
 
 def _wrapped(text: str) -> str:
+    """Tables and lists stay as they are."""
     return "\n\n".join(
-        textwrap.fill(" ".join(paragraph.split()), 120, break_on_hyphens=False) for paragraph in text.split("\n\n")
+        paragraph
+        if paragraph.startswith(("| ", "- "))
+        else textwrap.fill(" ".join(paragraph.split()), 120, break_on_hyphens=False)
+        for paragraph in text.split("\n\n")
     )
 
 
