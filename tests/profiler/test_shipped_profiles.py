@@ -17,7 +17,7 @@ def test_a_measured_profile_holds_its_raw_cells_a_fifth_of_them_held_out(path: P
     held_out = [cell for cell in profile.cells if cell.held_out]
     assert len(held_out) >= len(profile.cells) / 5
     assert profile.errors["latency"].held_out and profile.errors["latency"].cells == len(held_out)
-    assert (profile.range.max_batch, profile.range.max_prompt) == (256, 16384)
+    assert profile.range.max_batch == 256 and profile.range.max_prompt >= 16384
     assert profile.range.max_output >= 512
     assert "dummy" in profile.environment["weights"]
 
