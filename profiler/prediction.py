@@ -121,9 +121,10 @@ class Setting:
         return replace(self, strategy=strategy, prior=True, budget=None)
 
     def with_branches(self, branches: int, params: dict[str, Any]) -> Setting:
-        """An estimate for a number of branches that was not measured: each draw's lengths spread over as many."""
-        columns = np.arange(self.branches)
-        at = np.linspace(0, self.branches - 1, branches)
+        """An estimate for a number of branches that was not measured: each draw's lengths spread over as many (over its
+        share of the first wave, where there are several)."""
+        columns = np.arange(self.lengths.shape[1])
+        at = np.linspace(0, columns[-1], max(1, round(branches * len(columns) / self.branches)))
         low = np.floor(at).astype(int)
         high = np.minimum(low + 1, columns[-1])
         spread = self.lengths[:, low] + (self.lengths[:, high] - self.lengths[:, low]) * (at - low)
@@ -214,6 +215,8 @@ class LatencyTable:
         self.idle_busy_s = self._tabulated[of, 0, SHARE]
         self._cut = _cut_curves(settings)
         self.needs = frozenset[Need]().union(*(setting.needs for setting in settings))  # of any of them
+        self.first_wave = np.array([setting.lengths.shape[1] for setting in settings])  # branches that start together
+        self.turns_greedy = np.array([Need.FREE_SAMPLING in setting.needs for setting in settings])
 
     def lower_within(self, tokens: np.ndarray) -> np.ndarray | None:
         """Lower bound of the accuracy where branches are cut after so many tokens, (backends, settings) as `tokens`; 0

@@ -54,6 +54,11 @@ class Row:
         )
 
     @property
+    def turns_greedy(self) -> bool:
+        """A sample of it is at temperature 0, whatever the request's: no plain vote."""
+        return bool(self.params.get("greedy"))
+
+    @property
     def name(self) -> str:
         """As it was asked for; defaults would make a long line of it."""
         told = ", ".join(f"{key}={value!r}" for key, value in self.params.items())
@@ -78,8 +83,8 @@ def voting_at(cost_usd: float | None, voting: Sequence[Row]) -> float | None:
 def markdown(runs: Sequence[Run]) -> str:
     """The table, the most accurate first. Plain voting includes one sample (`none`): its cheapest form."""
     found = sorted(rows(runs), key=lambda row: (-row.accuracy, row.cost_usd or 0.0))
-    single = next((row for row in found if row.strategy == "none" and not row.greedy), None)
-    voting = [row for row in found if row.strategy in (VOTING, "none") and not row.greedy]
+    single = next((row for row in found if row.strategy == "none" and not row.greedy and not row.turns_greedy), None)
+    voting = [r for r in found if r.strategy in (VOTING, "none") and not r.greedy and not r.turns_greedy]
     lines = [
         "| strategy | runs | accuracy (95% interval) | p50, ms | p95, ms | tokens | US$ per 1,000 "
         "| against one sample | against voting at equal cost |",

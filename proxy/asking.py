@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from proxy.authorization import check_samples, check_strategy
 from proxy.call import Call
@@ -45,7 +46,7 @@ def question(
     else:
         answers = answers or ("tools" if call.peek.tools else "math")  # without a task the last stated answer votes
         _check_needs(call, pinned, models)
-    lacking = _lacking(call, answers)
+    lacking = _lacking(call, answers, told=any(served.table(task).answers == answers for served in models))
     _check_n(call, pinned, single)
     _check_rights(caller, call, pinned)
     ask = Ask(
@@ -159,12 +160,14 @@ _MEANING = {
 }
 
 
-def _lacking(call: Call, answers: AnswerKind | None) -> frozenset[Need]:
-    """Needs that the request itself does not meet."""
+def _lacking(call: Call, answers: AnswerKind | None, *, told: bool) -> frozenset[Need]:
+    """Needs that the request itself does not meet. `told`: a table is of answers of its kind."""
     lacking = {Need.SAMPLING} if call.greedy else set()
     if answers is None:
         lacking.add(Need.ANSWERS)
-    if (call.tells_sampling and not call.greedy) or answers in (None, "tools"):  # what no table tells of stays as it is
+    if (
+        (call.tells_sampling and not call.greedy) or answers is None or not told
+    ):  # what no table tells of stays as it is
         lacking.add(Need.FREE_SAMPLING)
     if not call.chat:
         lacking.add(Need.CHAT)
@@ -215,8 +218,9 @@ def _check_n(call: Call, pinned: Pinned | None, note: str | None) -> None:
         raise InvalidControl("x-tts-n", f"{n} branches cannot give the {wanted} answers that `n` asks for")
     if wanted == 1:
         return
-    branches = pinned.branches if pinned else 1 if note is not None else wanted
+    in_windows = pinned is not None and pinned.strategy == "self-consistency" and pinned.waves > 1
+    together = ceil(pinned.branches / pinned.waves) if pinned is not None and in_windows else None
+    branches = together or (pinned.branches if pinned else 1 if note is not None else wanted)
     if branches < wanted:
-        raise InvalidRequest(
-            f"n: {wanted} answers were asked for, but the strategy runs {branches} branches; raise x-tts-n", param="n"
-        )
+        runs = f"{branches} branches at a time; raise window" if together else f"{branches} branches; raise x-tts-n"
+        raise InvalidRequest(f"n: {wanted} answers were asked for, but the strategy runs {runs}", param="n")

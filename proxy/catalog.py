@@ -211,7 +211,7 @@ class Served:
                 [
                     setting.greedy == greedy
                     and (setting.strategy == "none" or not single_only)
-                    and setting.branches >= at_least
+                    and min(setting.branches, setting.lengths.shape[1]) >= at_least
                     and not (setting.needs & lacking)
                     and (at_most is None or setting.branches <= at_most)
                     and (strategies is None or setting.strategy == "none" or setting.strategy in strategies)

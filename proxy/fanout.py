@@ -60,7 +60,8 @@ class Run:
 
     `decide_by`: loop time at which arrivals end; None: no deadline. `dues`: what orders its branches among those that
     wait for a seat. `on_event` gets the payloads of a lone branch as they come, `on_answer` each finished branch's
-    answer. `top_logprobs`: the client's own. `interval`: tokens from chunk to chunk of what is asked with so many
+    answer. `top_logprobs`: the client's own. `answers_wanted`: a strategy that has decided is not over before as many
+    branches have finished. `interval`: tokens from chunk to chunk of what is asked with so many
     `every_tokens`.
     """
 
@@ -78,6 +79,7 @@ class Run:
         max_tokens: int | None = None,
         room: int | None = None,
         top_logprobs: int | None = None,
+        answers_wanted: int = 1,
         on_event: Callable[[bytes], None] | None = None,
         on_answer: Callable[[Answer | None], None] | None = None,
         interval: Callable[[int], int] = lambda every_tokens: 1,
@@ -103,6 +105,7 @@ class Run:
         self._max_tokens = max_tokens
         self._room = room
         self._top_logprobs = top_logprobs
+        self._answers_wanted = answers_wanted
         self._on_event = on_event
         self._on_answer = on_answer
         self._interval = interval
@@ -217,6 +220,13 @@ class Run:
             branch.cancel()
 
     @property
+    def answers_wanted_still(self) -> bool:
+        """Fewer whole answers are there than the client wants."""
+        if self._answers_wanted == 1:
+            return False
+        return sum(branch.generation.final for branch in self.finished) < self._answers_wanted
+
+    @property
     def finished(self) -> list[BranchStream]:
         return [branch for branch in self.branches if branch.state in FINISHED]
 
@@ -307,6 +317,8 @@ class FanOut(Generic[E]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            await self._enough_answers()
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
@@ -317,6 +329,13 @@ class FanOut(Generic[E]):
             branch.cancel()
         self._run._open.discard(self)
         self._mine.clear()
+
+    async def _enough_answers(self) -> None:
+        """Until the client's `n` can be given, the deadline comes, or nothing is left to wait for."""
+        run = self._run
+        while run.answers_wanted_still and self._pending and not self._ended and not run._client_gone:
+            self._waiter = run._loop.create_future()
+            await self._waiter
 
     def __aiter__(self) -> Self:
         return self

@@ -195,6 +195,12 @@ class Candidates:
         # A scaled answer arrives whole: its first token is its last.
         ttft = np.where(single, predicted.ttft_s, tail_s)
         alive = usable[:, None] & allowed
+        if not ask.greedy and table.turns_greedy.any():
+            barred = np.array([backend.unfit(greedy=True) is not None for backend in backends])
+            unfit = alive & barred[:, None] & table.turns_greedy
+            if count := int(np.count_nonzero(unfit)):
+                self.dropped["disagrees"] = self.dropped.get("disagrees", 0) + count
+            alive = alive & ~unfit
         if not allowed.any() and ask.pinned is not None:
             self.dropped["needs-unserved"] = self.dropped.get("needs-unserved", 0) + len(backends)
         engine_needs = table.needs & ENGINE_NEEDS.keys()
@@ -464,14 +470,18 @@ def _pinned_setting(settings: Sequence[Setting], pinned: Pinned, *, greedy: bool
     for setting in same:
         if setting.params == pinned.params:
             return setting
-    m, waves = pinned.params.get("m", 0), min(pinned.waves, MOST_WAVES)
-    at_once = [s for s in same if not s.later] or [s for s in settings if not s.later]
-    nearest = min(at_once, key=lambda s: (abs(s.branches - pinned.branches), abs(s.params.get("m", 0) - m)))
-    if nearest.strategy != pinned.strategy:
-        scaled = nearest.with_branches(pinned.branches, pinned.params).renamed(pinned.strategy).repeated(waves)
-    else:  # so many in each of its windows, and all of these run
-        a_window = nearest.with_branches(ceil(pinned.branches / waves), pinned.params)
-        scaled = replace(a_window.repeated(waves), branches=pinned.branches)
+    m, at_once = pinned.params.get("m", 0), [s for s in same if not s.later]
+    nearest = min(
+        at_once or same or [s for s in settings if not s.later],
+        key=lambda s: (abs(s.branches - pinned.branches), abs(s.params.get("m", 0) - m)),
+    )
+    if nearest in at_once:  # so many in each of its windows, and all of these run
+        a_window = nearest.with_branches(ceil(pinned.branches / pinned.waves), pinned.params)
+        scaled = replace(a_window.repeated(pinned.waves), branches=pinned.branches)
+    else:
+        scaled = nearest.with_branches(pinned.branches, pinned.params)
+        if not same:
+            scaled = scaled.renamed(pinned.strategy).repeated(min(pinned.waves, MOST_WAVES))
     return replace(scaled, needs=pinned.needs)
 
 

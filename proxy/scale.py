@@ -260,6 +260,7 @@ async def _execute(
         max_tokens=call.max_tokens,
         room=room(plan.backend, known),
         top_logprobs=call.top_logprobs,
+        answers_wanted=call.answers_wanted,
         on_event=events.put if events is not None and live else None,
         on_answer=told.add if told is not None else None,
         interval=requests.interval,
@@ -309,12 +310,20 @@ def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:
     answer that no further part followed in time."""
     ranked = [run.branches[index] for index in outcome.ranking[:wanted]]
     if ranked:
-        return ranked
+        return [*ranked, *_further(run, outcome, wanted - len(ranked))]
     finals = [branch for branch in run.branches if branch.events and branch.generation.final]
     unfinished = [branch for branch in finals if branch.state == "cancelled"] or [
         b for b in finals if b in run.finished
     ]
     return sorted(unfinished, key=lambda branch: (-len(branch.continues), -branch.completion_tokens))[:1]
+
+
+def _further(run: Run, outcome: Outcome, count: int) -> list[BranchStream]:
+    """Whole answers that came after the decision, for a client that wants more than were ranked."""
+    if count <= 0:
+        return []
+    ranked = set(outcome.ranking)
+    return [branch for branch in run.finished if branch.generation.final and branch.index not in ranked][:count]
 
 
 def _reason_alike(winners: Sequence[BranchStream], run: Run) -> None:

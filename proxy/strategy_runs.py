@@ -41,8 +41,10 @@ class Setting:
         greedy = False
         for part in filter(None, rest.split(",")):
             key, equals, value = part.partition("=")
-            if part == "greedy":
+            if part == "greedy" and name == "none":
                 greedy = True
+            elif part == "greedy":
+                params["greedy"] = True
             elif not equals:
                 raise ValueError(f"{text!r}: expected NAME:key=value,… (or NAME:greedy), got {part!r}")
             else:
@@ -56,7 +58,7 @@ def _value(text: str) -> Any:
             return read(text)
         except ValueError:
             continue
-    return {"true": True, "false": False}.get(text, text)
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 @dataclass(frozen=True, slots=True)

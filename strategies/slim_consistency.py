@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from strategies.base import MAX_BRANCHES, Arrivals, Branch, Context, Need, Outcome, Progress, Shape, Strategy
 from strategies.base import Params as BaseParams
+from strategies.fallback import decide, undecided
 from strategies.overlap import overlaps
 from strategies.rounds import Rounds
 from strategies.stopping import BetaLead
@@ -85,7 +86,9 @@ class SlimConsistency(Strategy[Params]):
                     pruned += _drop(await pruner.redundant(context, due, spare), arrivals, rounds)
                 if vote.arrived and rule.decided(vote.counts, vote.arrived, params.n - pruned):
                     break
-        return vote.outcome(pruner.note)
+        if undecided(vote, params.n - pruned) is None:
+            return vote.outcome(pruner.note)
+        return await decide(context, vote, params.n - pruned, pruner.note)
 
 
 def _drop(branches: Sequence[Progress], arrivals: Arrivals[Branch | Progress], rounds: Rounds) -> int:

@@ -80,6 +80,14 @@ def test_a_strategy_is_told_against_voting_at_the_same_cost() -> None:
     assert "`best-of-n: n=2`" in best_row and "+0.300" in best_row and best_row.endswith("| +0.100 |")
 
 
+def test_a_sample_at_temperature_0_is_no_plain_vote() -> None:
+    def asked(strategy: str, right: int, cost_usd: float, **params: int) -> list[Run]:
+        return [run(str(i), i < right, [[10]], strategy, cost_usd, params=params) for i in range(10)]
+
+    lines = runs_table.markdown(asked("none", 4, 0.01) + asked("none", 6, 0.005, greedy=True)).splitlines()[2:]
+    assert lines[0].endswith("| +0.200 | +0.200 |") and lines[1].endswith("| +0.000 |  |")
+
+
 def test_where_a_cost_is_unknown_nothing_is_compared_by_it() -> None:
     (row,) = runs_table.rows([run("a", True, [[1]], cost_usd=None), run("b", True, [[1]])])
     assert row.cost_usd is None

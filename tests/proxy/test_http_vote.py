@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from http_rig import CHAT, Fleet, RunningProxy, chat, vote
@@ -113,6 +114,34 @@ async def test_more_answers_than_branches_is_the_clients_error(fleet: Fleet) -> 
     assert (by_default.status_code, by_default.json()["error"]["param"]) == (400, "n")
     assert (as_told.status_code, as_told.json()["error"]["param"]) == (400, "x-tts-n")
     assert backend.generations == []
+
+
+@pytest.mark.parametrize(
+    ("tts", "n"),
+    [
+        ({"strategy": "self-consistency", "n": 8}, 6),
+        ({"strategy": "self-consistency", "n": 4}, 4),
+        ({"strategy": "self-consistency", "n": 8, "window": 3, "confidence": 0.8}, 3),
+        ({"strategy": "first-finish", "n": 8, "m": 1}, 3),
+    ],
+)
+async def test_as_many_answers_as_were_asked_for_where_the_vote_is_settled_sooner(
+    fleet: Fleet, tts: dict[str, Any], n: int
+) -> None:
+    _, proxy = await fleet.one()
+
+    answer = (await proxy.ask(chat(n=n, tts=tts))).json()
+
+    assert [choice["index"] for choice in answer["choices"]] == list(range(n))
+    assert answer["usage"]["tts"]["completed"] >= n
+
+
+async def test_answers_beyond_a_window_are_the_clients_error(fleet: Fleet) -> None:
+    _, proxy = await fleet.one()
+
+    answer = await proxy.ask(chat(n=4, tts={"strategy": "self-consistency", "n": 8, "window": 3}))
+
+    assert answer.status_code == 400 and "raise window" in answer.json()["error"]["message"]
 
 
 async def test_branches_under_a_seed_get_different_ones(fleet: Fleet) -> None:

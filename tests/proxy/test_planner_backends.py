@@ -13,7 +13,7 @@ from proxy.catalog import TaskTable, build
 from proxy.config import BackendConfig, TokenPrices, load
 from proxy.controls import Slo
 from proxy.correction import Forecast
-from proxy.planner import Decision, NoCandidate, choose
+from proxy.planner import Decision, NoCandidate, Pinned, choose
 from strategies.base import Need
 from strategies.registry import Registry
 
@@ -26,6 +26,16 @@ def test_a_greedy_only_backend_serves_greedy_requests_only() -> None:
     assert (greedy.plan.backend, greedy.plan.strategy) == (greedy_only, "none")
     assert greedy.plan.predicted.accuracy_lower == 0.62
     assert choose(ask(), served(greedy_only)) == NoCandidate(4, {"sampling": 4})
+
+
+def test_a_plan_that_turns_greedy_keeps_off_backends_that_are_wrong_at_temperature_0() -> None:
+    turning = replace(setting("none", 1, 0.9), params={"greedy": True}, needs=frozenset({Need.FREE_SAMPLING}))
+    wrong, right = backend("wrong", gpu_hour_usd=1), backend("right")
+    wrong.disagrees = frozenset({"greedy"})
+    decision = decide(ask(), wrong, right, table=(turning,))
+    assert (decision.plan.backend, decision.dropped) == (right, {"disagrees": 1})
+    pinned = ask(pinned=Pinned("none", {"greedy": True}, 1, needs=frozenset({Need.FREE_SAMPLING})))
+    assert choose(pinned, served(wrong, table=(turning,))) == NoCandidate(1, {"disagrees": 1})
 
 
 def test_sick_and_failed_backends_are_left_out_and_counted() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from planner_tables import SETTINGS, ask, decide, served, setting
 
@@ -30,6 +31,14 @@ def test_windows_that_are_not_in_the_table_follow_on_each_other() -> None:
     in_pairs = decide(replace(ask(), pinned=pairs)).plan
     assert (in_pairs.branches, in_pairs.predicted.tokens) == (6, pytest.approx(at_once.tokens))
     assert in_pairs.predicted.latency_ms > 2 * at_once.latency_ms
+
+
+def test_a_strategy_measured_in_waves_is_the_nearest_of_its_own() -> None:
+    search = replace(setting("rebase", 4, 0.69), later=(np.full((8, 4), 51.0),), params={"n": 4, "max_steps": 24})
+    pinned = Pinned("rebase", {"n": 4, "max_steps": 40}, branches=4, waves=40)
+    plan = decide(replace(ask(), pinned=pinned), table=(*SETTINGS, search)).plan
+    assert not plan.predicted.prior
+    assert (plan.predicted.accuracy_lower, plan.predicted.tokens) == (0.69, pytest.approx(4 * (101 + 51)))
 
 
 def test_a_strategy_that_was_never_measured_is_estimated_and_marked_so() -> None:

@@ -15,6 +15,8 @@ TASK = Task("sums", "math", (TaskQuestion(question="2 + 2?", answer="4"), TaskQu
 def test_a_setting_is_written_as_a_name_with_its_parameters() -> None:
     assert Setting.parse("best-of-n:n=8,scorer=reward") == Setting("best-of-n", {"n": 8, "scorer": "reward"})
     assert Setting.parse("none:greedy") == Setting("none", {}, greedy=True)
+    assert Setting.parse("self-consistency:n=8,greedy") == Setting("self-consistency", {"n": 8, "greedy": True})
+    assert Setting.parse("self-consistency:greedy=False") == Setting("self-consistency", {"greedy": False})
     assert Setting.parse("cascade:agreement=0.7") == Setting("cascade", {"agreement": 0.7})
     with pytest.raises(ValueError, match="NAME:key=value"):
         Setting.parse("best-of-n:8")
