@@ -23,6 +23,7 @@ from strategies.base import WHOLE, Generation
 
 BranchState = Literal["running", "completed", "truncated", "cancelled", "failed"]
 MAX_ERROR_BODY = 256 * 1024
+FEW_FOR_PACE = 8  # tokens
 MAX_BRANCH_BYTES = 256 * 1024 * 1024  # of its stream, which is kept until the request ends
 
 
@@ -277,6 +278,14 @@ class BranchStream:
         if content:
             self._content.append(content)
         return bool(reasoning or content)
+
+    @property
+    def pace_s(self) -> float | None:
+        """Seconds per token after the first chunk; None where too few came to tell."""
+        decoded = self.completion_tokens - self._first_tokens
+        if self.first_token_at is None or decoded < FEW_FOR_PACE:
+            return None
+        return (self._last_token_at - self.first_token_at) / decoded
 
     def _count_unseen(self, first_at: float, ended_at: float) -> None:
         """At the end: its own pace where it has one, else the backend's."""

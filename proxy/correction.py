@@ -17,6 +17,7 @@ _BEYOND = 1.5  # standard scores are clipped here: the location of a skewed dist
 _LOG_BIAS_LIMIT = 1.5
 _SPREAD_LIMITS = (log(0.5), log(3.0))
 _MIN_SIGMA = 0.02
+PACE_SIGMA = 0.1  # of the logarithm of one request's time per token over the predicted one
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,10 @@ class Correction:
         self.within = dict.fromkeys(QUANTILES, 0)  # calibration: requests inside their predicted quantile …
         self.known = dict.fromkeys(QUANTILES, 0)  # … of those where it is known
 
-    def observe(self, measured_s: float, forecast: Forecast, *, cut: bool = False) -> None:
+    def observe(self, measured_s: float, forecast: Forecast, *, cut: bool = False, pace: float | None = None) -> None:
         """`forecast`: as the plan had it, corrections included. `cut`: it would have taken longer than `measured_s`.
+        `pace`: measured over forecast time per token. Of plans that a deadline is to cut it teaches the bias alone: how
+        long they took is the deadline's doing, and one that is far from its median when it is cut tells nothing else.
 
         Requests that ran together were all forecast before any of them ended. What the first ones taught is no error of
         the others: each is judged by today's correction, else many at once would correct the same thing many times.
@@ -76,11 +79,15 @@ class Correction:
             return
         self.seen += 1
         self._count(measured_s, forecast, cut)
+        off = None if pace is None else log(pace * forecast.bias / self.bias)
         forecast = forecast.corrected(self.bias, self.spread)
         sigma = forecast.sigma
         score = log(measured_s / forecast.median_s) / sigma
-        beyond = _mean_beyond(score) if cut else score
-        self._shift(max(-_BEYOND, min(_BEYOND, beyond)) * sigma, beyond)
+        if off is None:
+            beyond = _mean_beyond(score) if cut else score
+            self._shift(max(-_BEYOND, min(_BEYOND, beyond)) * sigma, beyond)
+        else:  # no draw of lengths is in it: a tenth off is much
+            self._shift(max(-_BEYOND * sigma, min(_BEYOND * sigma, off)), off / PACE_SIGMA)
         self._widen(measured_s, score, forecast, cut)
 
     def _count(self, measured_s: float, forecast: Forecast, cut: bool) -> None:

@@ -33,7 +33,7 @@ from proxy.fanout import Run
 from proxy.generations import Requests
 from proxy.limits import Admission
 from proxy.line import Dues
-from proxy.planner import Ask, Decision, NoCandidate
+from proxy.planner import Ask, Decision, NoCandidate, Predicted
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
 from proxy.quality_watch import Voted
 from proxy.reliability.retrying import Failure
@@ -49,6 +49,8 @@ from proxy.upstream.connection import Headers
 from strategies.answers import Grouper
 from strategies.base import Outcome
 
+# Of a deadline, what passes before a request is here and after its answer has left: the client measures that, too.
+OUTSIDE_SHARE, OUTSIDE_AT_LEAST_S, OUTSIDE_AT_MOST_S = 0.01, 0.002, 0.05
 PATIENCE_S = 60.0  # of a request without a deadline
 GUESSED = "the prompt's length was guessed: no tokenizer here, and no backend told it in time"
 
@@ -182,7 +184,10 @@ async def _before_the_next(
 
 def _decide_by(service: Service, exchange: Exchange) -> float | None:
     latency_ms = exchange.call.controls.slo.latency_ms
-    return None if latency_ms is None else exchange.arrived_at + latency_ms / 1e3 - service.finish_time.reserve_s
+    if latency_ms is None:
+        return None
+    outside_s = min(OUTSIDE_AT_MOST_S, max(OUTSIDE_AT_LEAST_S, OUTSIDE_SHARE * latency_ms / 1e3))
+    return exchange.arrived_at + latency_ms / 1e3 - service.finish_time.reserve_s - outside_s
 
 
 def _patience_s(ask: Ask) -> float:
@@ -386,7 +391,14 @@ def _learn(executed: Executed, percentile: float) -> None:
             predicted.spread,
         )
         took_s = executed.decided_at - run.branches[0].started_at - waited_s
-        plan.backend.correction.observe(took_s, forecast, cut=run.cut_by_deadline)
+        pace = _pace(run, predicted) if predicted.cut else None
+        plan.backend.correction.observe(took_s, forecast, cut=run.cut_by_deadline, pace=pace)
+
+
+def _pace(run: Run, predicted: Predicted) -> float | None:
+    """Measured over predicted time per token."""
+    paces = [b.pace_s for b in run.branches if b.backend is run.backend and b.pace_s is not None]
+    return sum(paces) / len(paces) / (predicted.pace_ms / 1e3) if paces and predicted.pace_ms else None
 
 
 def _waited_s(run: Run) -> float | None:

@@ -193,7 +193,7 @@ def strategy_first(ask: Ask, models: Sequence[Served], rng: Random) -> Decision 
 class Unmoved(Correction):
     """Without online correction: sees, and learns nothing."""
 
-    def observe(self, measured_s: float, forecast: Forecast, *, cut: bool = False) -> None:
+    def observe(self, measured_s: float, forecast: Forecast, *, cut: bool = False, pace: float | None = None) -> None:
         self.seen += 1
 
 

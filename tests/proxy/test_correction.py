@@ -102,6 +102,23 @@ def test_calibration_counts_only_what_is_known() -> None:
 
 def test_nonsense_is_ignored() -> None:
     correction = Correction()
-    correction.observe(0.0, Forecast(1.0, 2.0, 0.95))
+    correction.observe(0.0, Forecast(1.0, 2.0, 0.95), pace=2.0)
     correction.observe(1.0, Forecast(0.0, 2.0, 0.95))
     assert (correction.seen, correction.bias) == (0, 1.0)
+
+
+def test_of_plans_that_the_deadline_cuts_the_pace_tells_the_bias() -> None:
+    """A backend half as fast as its profile; every vote is cut long before its median, which tells nothing."""
+    correction = Correction()
+    for _ in range(20):
+        median_s = 7.0 * correction.bias
+        forecast = Forecast(median_s, 3 * median_s, 0.95, correction.bias, correction.spread)
+        correction.observe(5.0, forecast, cut=True, pace=2.0 / correction.bias)
+    assert 1.7 < correction.bias < 2.1
+
+
+def test_a_pace_as_forecast_moves_nothing() -> None:
+    correction = Correction()
+    for _ in range(20):
+        correction.observe(5.0, Forecast(7.0, 20.0, 0.95), cut=True, pace=1.0)
+    assert abs(correction.bias - 1) < 1e-9
