@@ -215,7 +215,6 @@ class LatencyTable:
         self.idle_busy_s = self._tabulated[of, 0, SHARE]
         self._cut = _cut_curves(settings)
         self.needs = frozenset[Need]().union(*(setting.needs for setting in settings))  # of any of them
-        self.first_wave = np.array([setting.lengths.shape[1] for setting in settings])  # branches that start together
         self.turns_greedy = np.array([Need.FREE_SAMPLING in setting.needs for setting in settings])
 
     def lower_within(self, tokens: np.ndarray) -> np.ndarray | None:

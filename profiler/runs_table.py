@@ -54,9 +54,9 @@ class Row:
         )
 
     @property
-    def turns_greedy(self) -> bool:
-        """A sample of it is at temperature 0, whatever the request's: no plain vote."""
-        return bool(self.params.get("greedy"))
+    def plain(self) -> bool:
+        """A vote among samples, one sample included: none of them at temperature 0."""
+        return self.strategy in (VOTING, "none") and not self.greedy and not self.params.get("greedy")
 
     @property
     def name(self) -> str:
@@ -83,8 +83,8 @@ def voting_at(cost_usd: float | None, voting: Sequence[Row]) -> float | None:
 def markdown(runs: Sequence[Run]) -> str:
     """The table, the most accurate first. Plain voting includes one sample (`none`): its cheapest form."""
     found = sorted(rows(runs), key=lambda row: (-row.accuracy, row.cost_usd or 0.0))
-    single = next((row for row in found if row.strategy == "none" and not row.greedy and not row.turns_greedy), None)
-    voting = [r for r in found if r.strategy in (VOTING, "none") and not r.greedy and not r.turns_greedy]
+    voting = [row for row in found if row.plain]
+    single = next((row for row in voting if row.strategy == "none"), None)
     lines = [
         "| strategy | runs | accuracy (95% interval) | p50, ms | p95, ms | tokens | US$ per 1,000 "
         "| against one sample | against voting at equal cost |",

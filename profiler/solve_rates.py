@@ -73,8 +73,8 @@ def assumed(registry: Registry) -> list[tuple[type[Strategy[Any]], Params, Shape
 def rate_model(registry: Registry, seed: int = 0) -> RateModel:
     """Of the settings of every strategy's grid, sampled, and the greedy `none` last: the order of the prior's table.
     Simulates for about a tenth of a second."""
-    settings = [(strategy, params) for strategy, params, _ in assumed(registry)]
-    shapes = [shape for _, _, shape in assumed(registry)]
+    settings = assumed(registry)
+    shapes = [shape for _, _, shape in settings]
     drawn = _draws(max(shape.branches for shape in shapes), seed)
     accuracy, seen, right, decided_over = [], [], [], []
     for shape in shapes:
@@ -89,12 +89,12 @@ def rate_model(registry: Registry, seed: int = 0) -> RateModel:
         seen.append((hits.sum(axis=2) + 0.5) / (DRAWS + 0.5 * BINS))
         right.append(((hits * correct).sum(axis=2) + 0.5 * correct.mean(axis=1)) / (DRAWS + 0.5 * BINS))
     accuracy.append(np.where(_RATES > 0.5, 1.0, np.where(_RATES < 0.5, 0.0, 0.5)))  # at temperature 0: the likelier one
-    voting = [i for i, (strategy, _) in enumerate(settings) if Need.ANSWERS in strategy.needs]
+    voting = [i for i, (strategy, _, _) in enumerate(settings) if Need.ANSWERS in strategy.needs]
     return RateModel(
         np.array(accuracy),
         np.array(seen),
         np.array(right),
-        {(strategy.name, tuple(params.model_dump().items())): i for i, (strategy, params) in enumerate(settings)},
+        {(strategy.name, tuple(params.model_dump().items())): i for i, (strategy, params, _) in enumerate(settings)},
         {i: settings[i][0].name for i in voting},
         {i: shapes[i].branches for i in voting},
         {i: decided_over[i] for i in voting},

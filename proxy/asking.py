@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 
 from proxy.authorization import check_samples, check_strategy
 from proxy.call import Call
@@ -46,7 +45,8 @@ def question(
     else:
         answers = answers or ("tools" if call.peek.tools else "math")  # without a task the last stated answer votes
         _check_needs(call, pinned, models)
-    lacking = _lacking(call, answers, told=any(served.table(task).answers == answers for served in models))
+    told = answers is not None and any(served.table(task).answers == answers for served in models)
+    lacking = _lacking(call, answers, told=told)
     _check_n(call, pinned, single)
     _check_rights(caller, call, pinned)
     ask = Ask(
@@ -131,7 +131,8 @@ def _pinned(controls: Controls, models: Sequence[Served], registry: Registry) ->
     except ValueError as error:
         raise InvalidControl("x-tts-n", str(error)) from error
     shape = strategy.shape()
-    return Pinned(name, strategy.params.model_dump(), shape.branches, shape.waves, strategy.required())
+    window = shape.window if shape.votes else None
+    return Pinned(name, strategy.params.model_dump(), shape.branches, shape.waves, strategy.required(), window)
 
 
 _NO_ANSWERS = "no task says how answers are compared: nothing to choose among samples by but their scores"
@@ -165,9 +166,7 @@ def _lacking(call: Call, answers: AnswerKind | None, *, told: bool) -> frozenset
     lacking = {Need.SAMPLING} if call.greedy else set()
     if answers is None:
         lacking.add(Need.ANSWERS)
-    if (
-        (call.tells_sampling and not call.greedy) or answers is None or not told
-    ):  # what no table tells of stays as it is
+    if not told or (call.tells_sampling and not call.greedy):
         lacking.add(Need.FREE_SAMPLING)
     if not call.chat:
         lacking.add(Need.CHAT)
@@ -218,9 +217,8 @@ def _check_n(call: Call, pinned: Pinned | None, note: str | None) -> None:
         raise InvalidControl("x-tts-n", f"{n} branches cannot give the {wanted} answers that `n` asks for")
     if wanted == 1:
         return
-    in_windows = pinned is not None and pinned.strategy == "self-consistency" and pinned.waves > 1
-    together = ceil(pinned.branches / pinned.waves) if pinned is not None and in_windows else None
-    branches = together or (pinned.branches if pinned else 1 if note is not None else wanted)
+    window = pinned.window if pinned else None
+    branches = window or (pinned.branches if pinned else 1 if note is not None else wanted)
     if branches < wanted:
-        runs = f"{branches} branches at a time; raise window" if together else f"{branches} branches; raise x-tts-n"
+        runs = f"{branches} branches at a time; raise window" if window else f"{branches} branches; raise x-tts-n"
         raise InvalidRequest(f"n: {wanted} answers were asked for, but the strategy runs {runs}", param="n")

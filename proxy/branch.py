@@ -23,7 +23,6 @@ from strategies.base import WHOLE, Generation
 
 BranchState = Literal["running", "completed", "truncated", "cancelled", "failed"]
 MAX_ERROR_BODY = 256 * 1024
-FEW_FOR_PACE = 8  # tokens
 MAX_BRANCH_BYTES = 256 * 1024 * 1024  # of its stream, which is kept until the request ends
 
 
@@ -281,11 +280,11 @@ class BranchStream:
 
     @property
     def pace_s(self) -> float | None:
-        """Seconds per token after the first chunk; None where too few came to tell."""
+        """Seconds per token after the first chunk; None where too few came, or all at once, to tell."""
         decoded = self.completion_tokens - self._first_tokens
-        if self.first_token_at is None or decoded < FEW_FOR_PACE:
+        if self.first_token_at is None or decoded < FEW:
             return None
-        return (self._last_token_at - self.first_token_at) / decoded
+        return (self._last_token_at - self.first_token_at) / decoded or None
 
     def _count_unseen(self, first_at: float, ended_at: float) -> None:
         """At the end: its own pace where it has one, else the backend's."""
@@ -293,9 +292,8 @@ class BranchStream:
         if self.state not in ("cancelled", "failed"):
             self.backend.pace.observe(first_at - self.started_at, decoded + 1, decoding_s)
         elif self.finish_reason is None:
-            own = decoding_s / decoded if decoded >= FEW else None
-            silent_s = ended_at - self._last_token_at
-            self.unseen_tokens = since_last_chunk(silent_s, own or self.backend.pace.per_token_s, self.interval)
+            silent_s, per_token_s = ended_at - self._last_token_at, self.pace_s or self.backend.pace.per_token_s
+            self.unseen_tokens = since_last_chunk(silent_s, per_token_s, self.interval)
 
     def _fail(self, error: UpstreamError) -> None:
         if not self._done:

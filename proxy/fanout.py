@@ -220,7 +220,7 @@ class Run:
             branch.cancel()
 
     @property
-    def answers_wanted_still(self) -> bool:
+    def wants_more(self) -> bool:
         """Fewer whole answers are there than the client wants."""
         if self._answers_wanted == 1:
             return False
@@ -317,8 +317,13 @@ class FanOut(Generic[E]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            await self._enough_answers()
+        try:
+            if kind is None:
+                await self._enough_answers()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
@@ -333,7 +338,7 @@ class FanOut(Generic[E]):
     async def _enough_answers(self) -> None:
         """Until the client's `n` can be given, the deadline comes, or nothing is left to wait for."""
         run = self._run
-        while run.answers_wanted_still and self._pending and not self._ended and not run._client_gone:
+        while run.wants_more and self._pending and not self._ended and not run._client_gone:
             self._waiter = run._loop.create_future()
             await self._waiter
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil
 from random import Random
 from typing import Any
 
@@ -36,13 +35,15 @@ CANNOT_TELL = 1e3  # over the limit, as a log ratio, where it is unknown by how 
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """What the client fixed: a strategy with its parameters, and what that means for who can run it."""
+    """What the client fixed: a strategy with its parameters, and what that means for who can run it. `window`: of a
+    vote that starts so many branches at a time."""
 
     strategy: str
     params: dict[str, Any]
     branches: int
     waves: int = 1
     needs: frozenset[Need] = frozenset()
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,8 +479,8 @@ def _pinned_setting(settings: Sequence[Setting], pinned: Pinned, *, greedy: bool
         at_once or same or [s for s in settings if not s.later],
         key=lambda s: (abs(s.branches - pinned.branches), abs(s.params.get("m", 0) - m)),
     )
-    if nearest in at_once:  # so many in each of its windows, and all of these run
-        a_window = nearest.with_branches(ceil(pinned.branches / pinned.waves), pinned.params)
+    if at_once and pinned.window is not None:  # all of its windows run
+        a_window = nearest.with_branches(pinned.window, pinned.params)
         scaled = replace(a_window.repeated(pinned.waves), branches=pinned.branches)
     else:
         scaled = nearest.with_branches(pinned.branches, pinned.params)

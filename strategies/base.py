@@ -78,6 +78,7 @@ class Generation:
 
 
 WHOLE = Generation()  # the client's request, as it is
+GREEDY = Generation(temperature=0.0)  # the same at temperature 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from strategies.base import MAX_BRANCHES, WHOLE, Context, Generation, Need, Outcome, Shape, StopRule, Strategy
+from strategies.base import GREEDY, MAX_BRANCHES, WHOLE, Context, Need, Outcome, Shape, StopRule, Strategy
 from strategies.base import Params as BaseParams
 from strategies.fallback import decide
 from strategies.stopping import All, BetaLead, WindowAgrees
 from strategies.voting import Vote
 
 ESC_WINDOW = 5
-GREEDY = Generation(temperature=0.0)
 
 
 class Params(BaseParams):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from strategies.base import WHOLE, Context, Generation, Need, Outcome, Shape, Strategy
+from strategies.base import GREEDY, WHOLE, Context, Need, Outcome, Shape, Strategy
 from strategies.base import Params as BaseParams
 from strategies.stopping import All
 
@@ -39,8 +39,7 @@ class Single(Strategy[Params]):
         return Shape(branches=1, stop=All(), greedy=self.params.greedy)
 
     async def run(self, context: Context) -> Outcome:
-        what = Generation(temperature=0.0) if self.params.greedy else WHOLE
-        async with context.sample([what]) as arrivals:
+        async with context.sample([GREEDY if self.params.greedy else WHOLE]) as arrivals:
             async for branch in arrivals:
                 return Outcome(ranking=(branch.index,))
         return Outcome(ranking=())

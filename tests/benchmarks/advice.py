@@ -63,9 +63,10 @@ async def ask(http: httpx.AsyncClient, plan: Plan, question: str, gold: str, tas
     body = {
         "model": plan.point.engine.model,
         "messages": [{"role": "user", "content": question}],
-        "temperature": 0 if plan.point.greedy else 1,
         **plan.pin,
     }
+    if not plan.point.params.get("greedy"):  # that is for requests that leave the temperature open
+        body["temperature"] = 0 if plan.point.greedy else 1
     began = time.perf_counter()
     response = await http.post("/v1/chat/completions", json=body)
     seconds = time.perf_counter() - began

@@ -141,7 +141,7 @@ def slo_aware(strategy: str, params: dict[str, Any], registry: Registry) -> Choo
     """A router that knows profiles, load and deadlines, and always runs the same strategy and N."""
     built = registry.build(strategy, params)
     shape = built.shape()
-    pinned = Pinned(strategy, built.params.model_dump(), shape.branches, shape.waves, built.required())
+    pinned = Pinned(strategy, built.params.model_dump(), shape.branches, shape.waves, built.required(), shape.window)
 
     def choose(ask: Ask, models: Sequence[Served], rng: Random) -> Decision | NoCandidate:
         return planner.choose(replace(ask, pinned=pinned), models, rng)

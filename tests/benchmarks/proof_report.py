@@ -259,34 +259,24 @@ def _seeds_table(runs: Runs) -> str:
     return "Other arrivals, questions and samples.\n\n" + _table(head, rows)
 
 
+def _told(one: Measured) -> str:
+    return f"{one.goodput:.2f}, {one.accuracy:.3f}"
+
+
+def _rival(name: str | None, measured: Mapping[str, Measured]) -> str:
+    return "none" if name is None else f"`{name}` {_told(measured[name])}"
+
+
 def _sweep_table(swept: Mapping[float, Mapping[str, Sequence[Measured]]]) -> str:
     rows = []
     for high, found in swept.items():
         measured = {policy: mean(runs) for policy, runs in found.items()}
         ours = measured[PARETOPROXY]
         as_accurate, as_good = rivals_of(ours, measured)
-        row = [
-            f"{high:g}",
-            f"{ours.goodput:.2f}, {ours.accuracy:.3f} ± {ours.error:.3f}",
-            _percent(min(ours.of_feasible.values())),
-        ]
-        if as_good is None:
-            row += ["none", ""]
-        else:
-            rival = measured[as_good]
-            row += [
-                f"`{as_good}` {rival.goodput:.2f}, {rival.accuracy:.3f}",
-                f"{(ours.accuracy - rival.accuracy) * 100:+.1f}",
-            ]
-        if as_accurate is None:
-            row += ["none", ""]
-        else:
-            rival = measured[as_accurate]
-            row += [
-                f"`{as_accurate}` {rival.goodput:.2f}, {rival.accuracy:.3f}",
-                f"{ours.goodput / rival.goodput:.2f}×",
-            ]
-        rows.append(row)
+        points = f"{(ours.accuracy - measured[as_good].accuracy) * 100:+.1f}" if as_good else ""
+        times = f"{ours.goodput / measured[as_accurate].goodput:.2f}×" if as_accurate else ""
+        rows.append([f"{high:g}", f"{_told(ours)} ± {ours.error:.3f}", _percent(min(ours.of_feasible.values())),
+                     _rival(as_good, measured), points, _rival(as_accurate, measured), times])  # fmt: skip
     head = ["high level/s", "paretoproxy: goodput/s, accuracy", "worst class, of feasible",
             "best fixed with as much goodput", "points", "best fixed as accurate", "goodput"]  # fmt: skip
     told = (

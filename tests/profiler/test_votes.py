@@ -60,3 +60,17 @@ def test_many_branches_with_many_classes_are_told_apart() -> None:
     """More than fit one machine word: 60 classes, of which one has two votes."""
     samples = [Sample(str(min(i, 59)), i + 1, i >= 59) for i in range(61)]
     assert vote(draw([samples], 61, 2), Shape(61, All())).correct.tolist() == [True, True]
+
+
+@given(st.lists(SAMPLE, min_size=8, max_size=8), SAMPLE, st.integers(1, 6), st.sampled_from([None, 2, 3]))
+def test_a_vote_that_begins_greedily_is_the_running_strategys_own(
+    samples: list[Sample], greedy: Sample, n: int, window: int | None
+) -> None:
+    """The greedy answer is always the first branch, the others are drawn."""
+    strategy = SelfConsistency(SelfConsistencyParams(n=n, window=window, confidence=0.8, greedy=True))
+    drawn = draw([samples], n, 1, 1, [greedy])
+    order = [greedy, *(samples[i] for i in np.random.default_rng(1).permutation(len(samples))[: n - 1])]
+    outcome = asyncio.run(strategy.run(ScriptedSampler([finishes(s.answer, s.tokens) for s in order])))
+    found = vote(drawn, strategy.shape())
+    assert found.votes[0] == outcome.votes
+    assert found.correct[0] == order[outcome.ranking[0]].correct

@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
-from http_rig import Fleet, chat
-from scripted_backend import says
+from http_rig import Fleet, RunningProxy, chat
+from scripted_backend import ScriptedBackend, says
+
+from profiler import quality_file
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
 FOUR = "\\boxed{4}"
@@ -130,3 +132,52 @@ async def test_the_servers_own_default_is_a_control_too(fleet: Fleet) -> None:
     answer = await proxy.ask()
 
     assert (answer.headers["x-tts-n"], answer.headers["x-slo-status"]) == ("8", "met")
+
+
+# -- an answer at temperature 0 --
+
+
+async def _with_a_good_greedy_answer(fleet: Fleet) -> tuple[ScriptedBackend, RunningProxy]:
+    """A table by which one answer at temperature 0 beats every vote."""
+    fleet.curves = [quality_file.Curve("none", {"greedy": True}, False, 0.95, 0.93, [[4]] * 8)]
+    return await fleet.one()
+
+
+async def test_a_request_that_says_nothing_of_sampling_may_be_answered_at_temperature_0(fleet: Fleet) -> None:
+    backend, proxy = await _with_a_good_greedy_answer(fleet)
+
+    answer = await proxy.ask(x_slo_latency_ms="60000")
+
+    assert answer.headers["x-tts-strategy"] == "none"
+    assert [request.json["temperature"] for request in backend.generations] == [0]
+    assert (await proxy.trace())["plan"]["params"] == {"greedy": True}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"temperature": 0.7},
+        {"top_p": 0.9},
+        {"top_k": 20},
+        {"min_p": 0.1},
+        {"tools": TOOLS},
+        {"response_format": {"type": "json_object"}},
+    ],
+    ids=lambda members: next(iter(members)),
+)
+async def test_what_the_client_says_of_sampling_stays_and_so_does_what_no_table_tells_of(
+    fleet: Fleet, members: dict[str, Any]
+) -> None:
+    backend, proxy = await _with_a_good_greedy_answer(fleet)
+
+    await proxy.ask(chat(**members), x_slo_latency_ms="60000")
+
+    assert backend.generations
+    for request in backend.generations:
+        assert request.json.get("temperature") == members.get("temperature")
+
+
+async def test_greedy_pinned_beside_a_temperature_contradict_each_other(fleet: Fleet) -> None:
+    _, proxy = await fleet.one()
+    answer = await proxy.ask(chat(temperature=0.7, tts={"strategy": "none", "greedy": True}))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tts.greedy")

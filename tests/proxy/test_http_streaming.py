@@ -74,12 +74,15 @@ async def test_keep_alive_comments_while_undecided(fleet: Fleet, monkeypatch: py
     assert (len(events.comments) >= 4, events.text, events.done) == (True, FOUR, True)
 
 
-async def test_a_lone_branch_is_relayed_live(fleet: Fleet) -> None:
+@pytest.mark.parametrize("greedy", [False, True], ids=["sampled", "greedy"])
+async def test_a_lone_branch_is_relayed_live(fleet: Fleet, greedy: bool) -> None:
     backend, proxy = await fleet.one()
     backend.otherwise = says("0123456789", tokens=10, when=(finish := asyncio.Event()))
 
     async with await proxy.connect() as client:
-        await client.post({**chat(**STREAM), "slo": {"latency_ms": 60000}, "tts": {"strategy": "none"}})
+        await client.post(
+            {**chat(**STREAM), "slo": {"latency_ms": 60000}, "tts": {"strategy": "none", "greedy": greedy}}
+        )
         early = await client.read_until(b'"content":"8"')
         assert b"data: [DONE]" not in early and not backend.generations[0].over.is_set()
         finish.set()

@@ -27,7 +27,7 @@ def test_a_pinned_setting_that_is_not_in_the_table_is_scaled_from_the_nearest(n:
 
 def test_windows_that_are_not_in_the_table_follow_on_each_other() -> None:
     at_once = decide(ask(pinned=("self-consistency", {"n": 6, "stop": "all"}))).plan.predicted
-    pairs = Pinned("self-consistency", {"n": 6, "window": 2}, branches=6, waves=3)
+    pairs = Pinned("self-consistency", {"n": 6, "window": 2}, branches=6, waves=3, window=2)
     in_pairs = decide(replace(ask(), pinned=pairs)).plan
     assert (in_pairs.branches, in_pairs.predicted.tokens) == (6, pytest.approx(at_once.tokens))
     assert in_pairs.predicted.latency_ms > 2 * at_once.latency_ms
