@@ -338,9 +338,11 @@ class FanOut(Generic[E]):
     async def _enough_answers(self) -> None:
         """Until the client's `n` can be given, the deadline comes, or nothing is left to wait for."""
         run = self._run
-        while run.wants_more and self._pending and not self._ended and not run._client_gone:
+        while run.wants_more and self._pending and not self._ended:
             self._waiter = run._loop.create_future()
             await self._waiter
+            if run._client_gone:
+                raise ClientGone
 
     def __aiter__(self) -> Self:
         return self

@@ -43,6 +43,23 @@ async def test_every_upstream_connection_closes(fleet: Fleet, body: dict[str, An
     assert [branch["outcome"] for branch in trace["branches"]] == ["cancelled"] * branches
 
 
+async def test_it_is_noticed_while_a_settled_vote_waits_for_further_answers(fleet: Fleet) -> None:
+    backend, proxy = await fleet.one()
+    backend.otherwise = stalls()
+    backend.will(says(FOUR))
+
+    async with await proxy.connect() as client:
+        await client.post(chat(n=2, tts={"strategy": "first-finish", "n": 3, "m": 1}))
+        await until(lambda: sum(request.over.is_set() for request in backend.generations) == 1)
+        await until(lambda: len(backend.generations) == 3)
+        client.leave()
+    await until(lambda: all(request.over.is_set() for request in backend.generations))
+
+    trace = await proxy.trace()
+    assert (trace["outcome"], trace["status"]) == ("client_gone", 499)
+    assert sorted(branch["outcome"] for branch in trace["branches"]) == ["cancelled", "cancelled", "completed"]
+
+
 async def test_it_is_noticed_while_the_prompt_is_still_being_counted(fleet: Fleet) -> None:
     backend, proxy = await fleet.one()
     backend.tokenizer = stalls()
