@@ -23,6 +23,7 @@ from strategies.base import WHOLE, Generation
 
 BranchState = Literal["running", "completed", "truncated", "cancelled", "failed"]
 MAX_ERROR_BODY = 256 * 1024
+THOUGHT = "</think>"  # has ended
 MAX_BRANCH_BYTES = 256 * 1024 * 1024  # of its stream, which is kept until the request ends
 
 
@@ -89,6 +90,7 @@ class BranchStream:
     confidence: Confidence | None = None
     _told_tokens = 0
     _first_tokens = 0  # in the first chunk that had any
+    _thinking_tokens = 0  # when the last thinking that has ended did
     _last_token_at = 0.0
     _every_tokens = 0
     _on_progress: Callable[[BranchStream], None] | None = None
@@ -138,6 +140,13 @@ class BranchStream:
     def _opening(self) -> str:
         """The engine swallows the tag, unless the text that is continued has it already."""
         return "" if self.continues.rpartition("<think>")[1] and "</think>" not in self.continues else "<think>"
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Of `completion_tokens`, those of thinking, as far as the engine or the tags tell it; exact to a chunk."""
+        text = self.text
+        unfinished = text.rfind("<think>") > text.rfind(THOUGHT)
+        return self.completion_tokens if unfinished else self._thinking_tokens
 
     @property
     def continues(self) -> str:
@@ -242,6 +251,8 @@ class BranchStream:
         said = self._read(choice)
         if usage is None:  # a backend without continuous usage: one chunk is at least one token
             self.completion_tokens += 1 if said else 0
+        if said and self._thought(choice):
+            self._thinking_tokens = self.completion_tokens
         if self.completion_tokens or said:
             self._last_token_at = self._clock()
             if self.first_token_at is None:
@@ -277,6 +288,17 @@ class BranchStream:
         if content:
             self._content.append(content)
         return bool(reasoning or content)
+
+    def _thought(self, choice: _Choice) -> bool:
+        """The chunk that was just read is of thinking, or has the end of its closing tag."""
+        if choice.delta is not None and (choice.delta.reasoning or choice.delta.reasoning_content):
+            return True
+        last = self._content[-1] if self._content else ""
+        if ">" not in last:
+            return False
+        tail = "".join(self._content[-len(THOUGHT) :])
+        at = tail.rfind(THOUGHT)
+        return at >= 0 and at + len(THOUGHT) > len(tail) - len(last)
 
     @property
     def pace_s(self) -> float | None:

@@ -14,10 +14,12 @@ _CHUNK_ONLY = frozenset({"usage", "choices", "object", "prompt_token_ids", "prom
 
 
 class Usage(msgspec.Struct):
-    """All tokens of all branches. `prompt_tokens` counts the prompt once per branch, as the engine did."""
+    """All tokens of all branches. `prompt_tokens` counts the prompt once per branch, as the engine did;
+    `reasoning_tokens`: of `completion_tokens`, those of thinking."""
 
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int
     tts: dict[str, Any]
 
     def json(self) -> dict[str, Any]:
@@ -25,6 +27,7 @@ class Usage(msgspec.Struct):
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             "tts": self.tts,
         }
 

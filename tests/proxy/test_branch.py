@@ -52,3 +52,29 @@ async def test_without_continuous_usage_a_chunk_counts_as_a_token() -> None:
     for piece in ("a", "b", ""):
         branch.on_body(_chunk({"content": piece}))
     assert (branch.text, branch.completion_tokens) == ("ab", 2)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "thinking"),
+    [
+        (["7 > 6", "."], 0),
+        (["<think>", "7?", "</think>", "7 > 6", "."], 3),
+        (["<think>7?", "</", "thi", "nk>\n7", " > 6"], 4),
+        (["7?", "</think>", ">", ">"], 2),
+        (["<think>", "7?", "</think>", "no", "<think>", "8?", "</think>", "8"], 7),
+        (["<think>", "7?", "or"], 3),
+    ],
+    ids=["none", "tags", "a split tag", "opened by the template", "twice", "unfinished"],
+)
+async def test_tokens_of_thinking_end_with_its_closing_tag(pieces: list[str], thinking: int) -> None:
+    branch = _branch()
+    for piece in pieces:
+        branch.on_body(_chunk({"content": piece}))
+    assert (branch.reasoning_tokens, branch.completion_tokens) == (thinking, len(pieces))
+
+
+async def test_tokens_of_thinking_that_the_engine_told_apart() -> None:
+    branch = _branch()
+    for delta in ({"reasoning": "7"}, {"reasoning": "?"}, {"content": "It is"}, {"content": "7"}):
+        branch.on_body(_chunk(delta))
+    assert branch.reasoning_tokens == 2

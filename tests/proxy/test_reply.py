@@ -10,7 +10,7 @@ from proxy.branch import BranchStream
 from proxy.reply import Usage
 from strategies.base import WHOLE
 
-USAGE = Usage(prompt_tokens=20, completion_tokens=30, tts={"strategy": "none"})
+USAGE = Usage(prompt_tokens=20, completion_tokens=30, reasoning_tokens=12, tts={"strategy": "none"})
 HEAD = {"id": "chatcmpl-up", "created": 7, "model": "m", "system_fingerprint": "fp"}
 
 
@@ -52,7 +52,13 @@ def test_a_chat_answer_has_the_standard_shape() -> None:
                 "stop_reason": 13,
             }
         ],
-        "usage": {"prompt_tokens": 20, "completion_tokens": 30, "total_tokens": 50, "tts": {"strategy": "none"}},
+        "usage": {
+            "prompt_tokens": 20,
+            "completion_tokens": 30,
+            "total_tokens": 50,
+            "completion_tokens_details": {"reasoning_tokens": 12},
+            "tts": {"strategy": "none"},
+        },
     }
 
 

@@ -3,7 +3,10 @@ client that leaves; nothing runs on afterwards."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,56 +17,21 @@ import pytest
 import yaml
 from conftest import running_on, serving, until_idle
 from cutting_relay import CuttingRelay
+from every_setting import EVERY_SETTING, EVERY_STRATEGY, tts_of
 from openai import OpenAI
 
 from proxy.config import Config
-from strategies.registry import Registry
 
 MESSAGES: Any = [{"role": "user", "content": "Start with 37. Then multiply by 4, subtract 48. What is the result?"}]
 MODEL = "tinymath-s"
+CHAT = "/v1/chat/completions"
 LOOSE = {"x-slo-latency-ms": "60000"}
 ENDLESS = {"min_tokens": 1200, "max_tokens": 1500}  # seconds of decoding, whatever the machine
 SLACK_S = 1.0  # two shared cores, with six engines and the test beside the proxy
 
-SMALL: dict[str, dict[str, Any]] = {
-    "none": {},
-    "self-consistency": {"n": 4},
-    "self-consistency in windows": {"n": 4, "stop": "esc", "window": 2},
-    "weighted-vote by confidence": {"n": 4, "weight": "confidence", "window": 32},
-    "weighted-vote by reward": {"n": 4, "weight": "reward"},
-    "weighted-vote by steps": {"n": 4, "weight": "process-reward"},
-    "first-finish": {"n": 4, "m": 2},
-    "best-of-n": {"n": 4, "scorer": "reward"},
-    "best-of-n by steps": {"n": 4, "scorer": "process-reward"},
-    "best-of-n by certainty": {"n": 4, "scorer": "self-certainty"},
-    "best-of-n by judge": {"n": 2, "scorer": "judge", "judge_tokens": 32},
-    "universal-consistency": {"n": 3, "choice_tokens": 32, "answer_chars": 200},
-    "beam-search": {"n": 4, "expand": 2, "max_steps": 12},
-    "dvts": {"n": 4, "expand": 2, "max_steps": 12},
-    "rebase": {"n": 4, "max_steps": 12},
-    "particle-filter": {"n": 4, "max_steps": 12},
-    "budget-forcing": {"waits": 1, "max_tokens": 400, "answer_tokens": 32},
-    "deep-confidence": {"n": 6, "warmup": 2, "window": 32},
-    "probe-consensus": {"n": 4, "every_tokens": 48},
-    "slim-consistency": {"n": 4, "every_tokens": 32, "delimiter": "\n", "warmup_tokens": 32},
-    "strategy-uniform": {"n": 4, "ways": 2, "naming_tokens": 32},
-    "self-refine": {"rounds": 1, "critique_tokens": 32, "answer_chars": 200},
-    "mixture-of-agents": {"n": 3, "answer_chars": 200},
-    "recursive-aggregation": {"n": 3, "k": 2, "rounds": 1, "answer_chars": 200},
-    "cascade": {"n": 3},
-}
-FIRSTS = {setting.split()[0]: setting for setting in reversed(SMALL)}.values()
-EVERY_SETTING = pytest.mark.parametrize("setting", SMALL)
-EVERY_STRATEGY = pytest.mark.parametrize("setting", FIRSTS)
-
 
 def body_of(setting: str, **members: Any) -> dict[str, Any]:
-    strategy = setting.split()[0]
-    return {"model": MODEL, "messages": MESSAGES, "tts": {"strategy": strategy, **SMALL[setting]}, **members}
-
-
-def test_no_installed_strategy_is_left_out() -> None:
-    assert {setting.split()[0] for setting in SMALL} == set(Registry.installed().names)
+    return {"model": MODEL, "messages": MESSAGES, "tts": tts_of(setting), **members}
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +63,7 @@ def relayed_url(fleet: Path, config: Config, relay: CuttingRelay) -> Iterator[st
 
 @EVERY_SETTING
 def test_whole_and_streamed(proxy_url: str, setting: str) -> None:
-    answer = httpx.post(f"{proxy_url}/v1/chat/completions", json=body_of(setting), headers=LOOSE, timeout=60)
+    answer = httpx.post(f"{proxy_url}{CHAT}", json=body_of(setting), headers=LOOSE, timeout=60)
     assert answer.status_code == 200, answer.text
     told = answer.json()
     assert told["usage"]["tts"]["strategy"] == setting.split()[0]
@@ -108,7 +76,7 @@ def test_whole_and_streamed(proxy_url: str, setting: str) -> None:
         messages=MESSAGES,
         stream=True,
         extra_headers=LOOSE,
-        extra_body={"tts": body_of(setting)["tts"]},
+        extra_body={"tts": tts_of(setting)},
     )
     text, finish = "", None
     for chunk in chunks:
@@ -118,47 +86,67 @@ def test_whole_and_streamed(proxy_url: str, setting: str) -> None:
 
 
 @EVERY_STRATEGY
-def test_a_deadline_cuts_it_short(proxy_url: str, config: Config, setting: str) -> None:
-    """Answered with what is there, in time, and nothing decodes on."""
-    began = time.monotonic()
-    headers = {"x-slo-latency-ms": "700"}
-    answer = httpx.post(
-        f"{proxy_url}/v1/chat/completions", json=body_of(setting, **ENDLESS), headers=headers, timeout=60
-    )
-    assert time.monotonic() - began < 0.7 + SLACK_S
-    assert answer.status_code in (200, 504), answer.text
-    if answer.status_code == 200:
-        assert answer.json()["usage"]["tts"]["slo_status"] in ("degraded", "missed", "met")
-    _all_idle(config)
+async def test_a_deadline_cuts_it_short(proxy_url: str, config: Config, setting: str) -> None:
+    """Whole and streamed, both at once: answered in time with what is there, something was cut, and nothing decodes
+    on."""
+
+    async def cut(client: httpx.AsyncClient, *, stream: bool) -> None:
+        trace_id = uuid.uuid4().hex
+        headers = {"x-slo-latency-ms": "700", "traceparent": f"00-{trace_id}-{trace_id[:16]}-01"}
+        began = time.monotonic()
+        answer = await client.post(CHAT, json=body_of(setting, stream=stream, **ENDLESS), headers=headers)
+        assert time.monotonic() - began < 0.7 + SLACK_S
+        assert answer.status_code in (200, 504), answer.text
+        if stream and answer.status_code == 200:
+            assert answer.text.endswith("data: [DONE]\n\n")
+        trace = await _trace(client, trace_id)
+        assert "cancelled" in [branch["outcome"] for branch in trace["branches"]]
+        assert trace["slo_status"] in ("degraded", "missed")
+
+    async with httpx.AsyncClient(base_url=proxy_url, timeout=60) as client:
+        await asyncio.gather(cut(client, stream=False), cut(client, stream=True))
+    await _all_idle(config)
 
 
 @EVERY_STRATEGY
 def test_a_branch_that_fails_is_no_failed_request(relayed_url: str, relay: CuttingRelay, setting: str) -> None:
     before = relay.cuts
     relay.cut_next()
-    answer = httpx.post(f"{relayed_url}/v1/chat/completions", json=body_of(setting), headers=LOOSE, timeout=60)
+    answer = httpx.post(f"{relayed_url}{CHAT}", json=body_of(setting), headers=LOOSE, timeout=60)
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"]
     assert relay.cuts == before + 1
 
 
 @EVERY_STRATEGY
-def test_a_client_that_leaves_takes_everything_with_it(proxy_url: str, config: Config, setting: str) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
-            f"{proxy_url}/v1/chat/completions", json=body_of(setting, **ENDLESS), timeout=httpx.Timeout(5, read=0.3)
-        )
-    _all_idle(config)
+async def test_a_client_that_leaves_takes_everything_with_it(proxy_url: str, config: Config, setting: str) -> None:
+    """Whole and streamed, both at once."""
+
+    async def leave(client: httpx.AsyncClient, *, stream: bool) -> None:
+        trace_id = uuid.uuid4().hex
+        headers = {"traceparent": f"00-{trace_id}-{trace_id[:16]}-01"}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await client.post(CHAT, json=body_of(setting, stream=stream, **ENDLESS), headers=headers)
+        trace = await _trace(client, trace_id)
+        assert trace["outcome"] == "client_gone"
+        assert "cancelled" in [branch["outcome"] for branch in trace["branches"]]
+
+    async with httpx.AsyncClient(base_url=proxy_url, timeout=60) as client:
+        await asyncio.gather(leave(client, stream=False), leave(client, stream=True))
+    await _all_idle(config)
 
 
-def _all_idle(config: Config) -> None:
-    import asyncio
+async def _trace(client: httpx.AsyncClient, trace_id: str) -> dict[str, Any]:
+    """Of that id, once it is written."""
+    async with asyncio.timeout(5):
+        while (answer := await client.get(f"/v1/traces/{trace_id}")).status_code != 200:
+            await asyncio.sleep(0.05)
+    trace: dict[str, Any] = answer.json()
+    return trace
 
-    urls = [backend.url for backend in config.backends() if backend.name in ("s-tp1", "m-tp1")]
 
-    async def idle() -> None:
-        for url in urls:
-            if await running_on(url):
-                await until_idle(url, 3.0)
-
-    asyncio.run(idle())
+async def _all_idle(config: Config) -> None:
+    for backend in config.backends():
+        if backend.name in ("s-tp1", "m-tp1") and await running_on(backend.url):
+            await until_idle(backend.url, 3.0)
