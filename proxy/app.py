@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from proxy.asgi import Receive, Scope, Send, read_body
 from proxy.authorization import authorize, check_admin
+from proxy.backend import Backend
 from proxy.client_keys import Caller
 from proxy.config import Config
 from proxy.console_routes import add_console
@@ -165,26 +166,29 @@ async def _health() -> dict[str, str]:
 
 
 async def _ready(request: Request) -> Response:
-    """200 once at least one backend serves, else 503, also while the proxy drains; either way each backend's state, and
-    what it can (null until it was asked), and whether traces are written: without them, answers are given all the
-    same."""
+    """200 once at least one backend serves, else 503, also while the proxy drains; either way the state of each backend
+    and each scorer, and what it can (null until it was asked), and whether traces are written: without them, answers
+    are given all the same."""
     live: Live = request.state.live
-    backends = {
-        backend.name: {
-            "serving": backend.health.serving,
-            "state": backend.health.state,
-            "problem": backend.health.problem,
-            "capabilities": dict(backend.capabilities.able) if backend.capabilities is not None else None,
-        }
-        for backend in _service(request).catalog.backends
-    }
-    store = _service(request).traces
+    catalog, store = _service(request).catalog, _service(request).traces
+    backends = {backend.name: _state(backend) for backend in catalog.backends}
+    scorers = {backend.name: _state(backend) for backend in catalog.pooled}
     traces = {"problem": store.problem, "waiting": store.waiting, "dropped": store.dropped}
     ready = any(state["serving"] for state in backends.values()) and not live.draining
-    told: dict[str, Any] = {"ready": ready, "draining": live.draining, "backends": backends, "traces": traces}
+    told: dict[str, Any] = {"ready": ready, "draining": live.draining, "backends": backends, "scorers": scorers}
+    told["traces"] = traces
     if live.reloader is not None:
         told["configuration"] = live.reloader.told()
     return JSONResponse(told, 200 if ready else 503)
+
+
+def _state(backend: Backend) -> dict[str, Any]:
+    return {
+        "serving": backend.health.serving,
+        "state": backend.health.state,
+        "problem": backend.health.problem or backend.problem,
+        "capabilities": dict(backend.capabilities.able) if backend.capabilities is not None else None,
+    }
 
 
 async def _metrics(request: Request) -> Response:

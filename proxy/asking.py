@@ -191,13 +191,19 @@ def _check_needs(call: Call, pinned: Pinned, models: Sequence[Served]) -> None:
     if Need.CONTINUATION in needs and not call.chat:
         prompt_text(call)
     for need in sorted(needs & _MEANING.keys()):
-        met = any(
-            need in served.has
-            or (need in ENGINE_NEEDS and any(b.meets([need], unless_known=True) for b in served.backends))
-            for served in models
-        )
-        if not met:
-            raise InvalidControl("x-tts-strategy", f"{name} needs {_MEANING[need]}")
+        unmet = [_unmet(need, served) for served in models]
+        if all(unmet):
+            raise InvalidControl("x-tts-strategy", f"{name} needs {unmet[0]}")
+
+
+def _unmet(need: Need, served: Served) -> str | None:
+    """What the model lacks that the need asks for; None where it has it, as far as is known."""
+    if need in ENGINE_NEEDS:
+        return None if any(b.meets([need], unless_known=True) for b in served.backends) else _MEANING[need]
+    if need not in served.has:
+        return _MEANING[need]
+    problem = served.problem_of(need)
+    return f"scores, and its scorer gives none: {problem}" if problem is not None else None
 
 
 def _check_rights(caller: Caller, call: Call, pinned: Pinned | None) -> None:

@@ -106,6 +106,11 @@ class Backend:
             return "disagrees"
         return None
 
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot what it is configured for, where it was asked and cannot."""
+        return self.capabilities.problem if self.capabilities is not None else None
+
     def meets(self, needs: Iterable[Need], *, unless_known: bool) -> bool:
         """Whether the engine can do all that the needs ask of engines."""
         able = self.capabilities or Capabilities()

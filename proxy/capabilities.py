@@ -6,7 +6,7 @@ is unknown, and a request that insists may try.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -42,10 +42,11 @@ ENGINE_NEEDS = {Need.CHAT: "chat", Need.LOGPROBS: "logprobs", Need.CONTINUATION:
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """`able`: by name, whether the engine can; a name that is not there is not known. `max_model_len`: tokens of its
-    context; None where it does not say."""
+    context; None where it does not say. `problem`: why it cannot what it is there for."""
 
     able: Mapping[str, bool] = field(default_factory=dict)
     max_model_len: int | None = None
+    problem: str | None = None
 
     def meets(self, need: Need, *, unless_known: bool) -> bool:
         """Whether the engine can what the need asks of engines; `unless_known`: what to say where it was not asked."""
@@ -117,11 +118,11 @@ async def _tokens(backend: Backend, body: dict[str, Any]) -> list[int]:
         return []
 
 
-async def keep_up(backend: Backend) -> bool:
+async def keep_up(backend: Backend, ask: Callable[[Backend], Awaitable[Capabilities]] = find_out) -> bool:
     """Ask if that was not done since the backend came (back); whether it is known now."""
     if backend.capabilities is None and backend.health.serving:
         try:
-            backend.capabilities = await find_out(backend)
+            backend.capabilities = await ask(backend)
         except (UpstreamError, TimeoutError):
             return False
     return backend.capabilities is not None

@@ -24,7 +24,7 @@ from profiler.solve_rates import RateModel, assumed, rate_model
 from profiler.verdict import SamplingSetting
 from proxy.backend import Backend, continued, open_backend
 from proxy.capabilities import ENGINE_NEEDS
-from proxy.config import BackendConfig, Config, ConfigError, ModelConfig
+from proxy.config import BackendConfig, Config, ConfigError, ModelConfig, PooledKind
 from proxy.model_files import ModelFiles
 from proxy.quality_watch import PriorWatch, QualityWatch, TableWatch, Voted
 from proxy.scoring import KINDS
@@ -176,13 +176,21 @@ class Served:
 
     @property
     def met(self) -> frozenset[Need]:
-        """Those of them that are met now: whose models serve."""
-        silent = {SCORER_NEEDS[name] for name, backend in self.scorers.items() if not backend.health.serving}
+        """Those of them that are met now: whose models serve, and are not known to be unable."""
+        silent = {
+            SCORER_NEEDS[name]
+            for name, backend in self.scorers.items()
+            if not backend.health.serving or backend.problem
+        }
         if self.judge is not None and not self.judge.serves:
             silent.add(Need.JUDGE)
         if self.larger is not None and not self.larger.serves:
             silent.add(Need.LARGER_MODEL)
         return self.has - silent
+
+    def problem_of(self, need: Need) -> str | None:
+        """Why what is configured to score for the need cannot, where it was asked and cannot."""
+        return next((scorer.problem for name, scorer in self.scorers.items() if SCORER_NEEDS[name] is need), None)
 
     @property
     def serves(self) -> bool:
@@ -346,6 +354,7 @@ class Catalog:
     choices: Mapping[str, tuple[Served, ...]]
     backends: tuple[Backend, ...]
     pooled: tuple[Backend, ...] = ()
+    pooled_kinds: Mapping[str, PooledKind] = field(default_factory=dict)  # by their names
     priors: tuple[tuple[Setting, ...], RateModel] | None = None  # of the registry: most of the work of building one
 
     @cached_property
@@ -384,7 +393,8 @@ def build(config: Config, registry: Registry, clock: Clock, before: Catalog | No
     }
     for model in served.values():
         _introduce(model, served, pooled)
-    return Catalog(served, choices, backends, tuple(pooled.values()), (assumed, rates))
+    kinds = {one.name: one.kind for one in config.pooled()}
+    return Catalog(served, choices, backends, tuple(pooled.values()), kinds, (assumed, rates))
 
 
 def _introduce(model: Served, served: Mapping[str, Served], pooled: Mapping[str, Backend]) -> None:

@@ -253,12 +253,15 @@ class BackendConfig(_Section):
         return url.rstrip("/")
 
 
+PooledKind = Literal["outcome", "process", "reranker", "embedding"]
+
+
 class PooledConfig(_Section):
     """A model that vLLM serves with `--runner pooling`."""
 
     name: Name
     url: str
-    kind: Literal["outcome", "process", "reranker", "embedding"]
+    kind: PooledKind
     model: str | None = Field(None, description="as the engine names it; default: the entry's name")
     step_token: str | None = Field(None, description="what ends a step for a process reward; default: a new line")
     reads_thinking: bool = Field(False, description="it was trained on answers with their thinking: it is shown both")

@@ -21,7 +21,12 @@ from strategies.base import NoScore
 
 TIMEOUT_S = 60.0
 T = TypeVar("T")
+UNABLE = frozenset({400, 404, 405, 415, 422, 501})  # it understood, and does not do this
 _NEW_LINES = ("\n", "Ċ")  # as text, and as byte-level BPE writes it
+
+
+class CannotScore(NoScore):
+    """It answered, and what it answered is no score: asking again would tell the same."""
 
 
 @dataclass(slots=True)
@@ -80,8 +85,8 @@ class _Answer(msgspec.Struct):
 
 
 class PooledModel:
-    """One such model, for one request; `calls` is what it was asked; `salt`: of its prefix cache. All methods raise
-    NoScore."""
+    """One such model, for one request; `calls` is what it was asked; `salt`: of its prefix cache; `user`: who asks, for
+    the engine's log. All methods raise NoScore."""
 
     def __init__(
         self,
@@ -89,12 +94,14 @@ class PooledModel:
         clock: Callable[[], float],
         retries: Retries | None = None,
         salt: str | None = None,
+        user: str | None = None,
     ) -> None:
         self.backend = backend
         self.calls: list[PooledCall] = []
         self._clock = clock
         self._retries = retries
-        self._salt = salt
+        own = {"cache_salt": salt, "user": user}
+        self._own = {name: value for name, value in own.items() if value is not None}
 
     async def tokens(self, messages: Sequence[dict[str, Any]], *, whole: bool) -> _Tokens:
         """Of a chat whose last message is the answer: `whole` with the template's end of turn, else as far as it is."""
@@ -134,8 +141,7 @@ class PooledModel:
     async def _metered(self, path: str, body: dict[str, Any], rows: int, read: Callable[[_Item], T]) -> list[T]:
         with metered(self.backend, self._clock, self.calls, rows) as call:
             try:
-                salted = body if self._salt is None else {**body, "cache_salt": self._salt}
-                answer = msgspec.json.decode(await self._post(path, salted), type=_Answer)
+                answer = msgspec.json.decode(await self._post(path, {**body, **self._own}), type=_Answer)
                 found = [read(item) for item in answer.data]
             except msgspec.DecodeError as error:
                 raise self._no_score(path, str(error)) from error
@@ -146,8 +152,8 @@ class PooledModel:
                 raise self._no_score(path, f"{len(found)} rows for {rows}")
             return found
 
-    def _no_score(self, path: str, problem: str) -> NoScore:
-        return NoScore(f"{self.backend.name}: {path} gave no scores: {problem}")
+    def _no_score(self, path: str, problem: str) -> CannotScore:
+        return CannotScore(f"{self.backend.name}: {path} gave no scores: {problem}")
 
     async def _post(self, path: str, body: dict[str, Any]) -> bytes:
         request = self.backend.head(path).with_body(msgspec.json.encode({"model": self.backend.model, **body}))
@@ -158,7 +164,8 @@ class PooledModel:
         except TimeoutError as error:
             raise NoScore(f"{self.backend.name}: {path}: no answer within {TIMEOUT_S:g} s") from error
         if status != 200:  # not what it said: that may be the prompt
-            raise NoScore(f"{self.backend.name}: {path} answered {status}")
+            kind = CannotScore if status in UNABLE else NoScore
+            raise kind(f"{self.backend.name}: {path} answered {status}")
         return answer
 
 

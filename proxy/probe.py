@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 
-from proxy import capabilities, load_metrics
+from proxy import capabilities, load_metrics, pooled_capability
 from proxy.backend import Backend
+from proxy.capabilities import Capabilities
+from proxy.catalog import Catalog
 from proxy.upstream.errors import UpstreamError
 from proxy.upstream.fetch import fetch
 
@@ -31,10 +34,10 @@ class Prober:
         backends: Iterable[Backend],
         *,
         period_s: float = LOAD_EVERY_S,
-        ask_capabilities: bool = True,
+        ask: Callable[[Backend], Awaitable[Capabilities]] = capabilities.find_out,
         late_looks: int = LATE_LOOKS,
     ) -> None:
-        self._ask_capabilities = ask_capabilities
+        self._ask = ask
         self._late_looks = late_looks
         self._period_s = period_s
         self._backends = list(backends)
@@ -53,19 +56,28 @@ class Prober:
         try:
             while True:
                 await probe(backend, late_looks=self._late_looks)
-                unknown = self._ask_capabilities and backend.capabilities is None and backend.health.serving
+                unknown = backend.capabilities is None and backend.health.serving
                 if unknown and (asking is None or asking.done()):
-                    asking = asyncio.create_task(_ask(backend))
+                    asking = asyncio.create_task(self._find_out(backend))
                 await asyncio.sleep(self._period_s if backend.health.serving else HEALTH_EVERY_S)
         finally:
             if asking is not None:
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
 
+    async def _find_out(self, backend: Backend) -> None:
+        if not await capabilities.keep_up(backend, self._ask):
+            await asyncio.sleep(ASK_AGAIN_S)
 
-async def _ask(backend: Backend) -> None:
-    if not await capabilities.keep_up(backend):
-        await asyncio.sleep(ASK_AGAIN_S)
+
+def probers(catalog: Catalog) -> tuple[Prober, ...]:
+    """Of all its backends, not yet started."""
+
+    def ask_for_a_score(backend: Backend) -> Awaitable[Capabilities]:
+        return pooled_capability.find_out(backend, catalog.pooled_kinds[backend.name], time.monotonic)
+
+    scores = Prober(catalog.pooled, ask=ask_for_a_score, late_looks=POOLED_LATE_LOOKS)
+    return Prober(catalog.backends), scores
 
 
 async def probe(backend: Backend, timeout_s: float = PROBE_TIMEOUT_S, late_looks: int = LATE_LOOKS) -> None:

@@ -26,7 +26,8 @@ from proxy.catalog import Catalog
 from proxy.client_keys import Keys
 from proxy.config import Config, ConfigError, client_api_keys, load, with_server
 from proxy.live import Generation, Live
-from proxy.probe import POOLED_LATE_LOOKS, Prober, probe
+from proxy.probe import probe
+from proxy.probe import probers as probers_of
 from proxy.service import Service
 
 log = logging.getLogger("paretoproxy.reload")
@@ -172,10 +173,7 @@ class Reloader(Collector):
             for backend in new:
                 await backend.pool.aclose()
             raise
-        probers = (
-            Prober(catalog.backends),
-            Prober(catalog.pooled, ask_capabilities=False, late_looks=POOLED_LATE_LOOKS),
-        )
+        probers = probers_of(catalog)
         for prober in before.probers:
             await prober.aclose()
         for name, served in catalog.served.items():

@@ -19,7 +19,8 @@ from proxy.config import Config, ConfigError, client_api_keys
 from proxy.limits import Limiter
 from proxy.metrics import Metrics
 from proxy.planner import Chooser, choose
-from proxy.probe import POOLED_LATE_LOOKS, Prober
+from proxy.probe import Prober
+from proxy.probe import probers as probers_of
 from proxy.redis_limits import MissingPackage, RedisLimits
 from proxy.reliability.collector import ReliabilityCollector
 from proxy.reliability.service import Reliability
@@ -83,7 +84,7 @@ class Service:
         catalog = catalogs.build(config, registry, time.monotonic)
         traces = TraceStore(config.traces.target, config.traces.queue_size, config.traces.retention_days)
         await asyncio.to_thread(traces.start)
-        probers = Prober(catalog.backends), Prober(catalog.pooled, ask_capabilities=False, late_looks=POOLED_LATE_LOOKS)
+        probers = probers_of(catalog)
         for prober in probers:
             await prober.start()
         metrics = Metrics(catalog.backends, traces, catalog.served.values(), catalog.pooled)

@@ -183,8 +183,10 @@ class ScriptedBackend:
 
 def _is_probe(request: Received) -> bool:
     """Of the proxy's own looks at what an engine can."""
+    if PROBE_USER.encode() in request.body:
+        return True
     if request.path != "/tokenize":
-        return PROBE_USER.encode() in request.body
+        return False
     asked = request.json
     return asked.get("prompt") == CONTINUED or (asked.get("messages") or [None])[0] == PROBE_QUESTION[0]
 

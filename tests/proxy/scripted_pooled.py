@@ -22,7 +22,7 @@ NEW_LINE = "Ċ"  # as byte-level BPE writes it
 
 class ScriptedPooled(ScriptedBackend):
     """`reward`: of an answer's text; `step_reward`: of a token; `rank`: of a question and an answer; `vector`: of a
-    text. `plays`: what to do at a path instead."""
+    text. `plays`: what to do at a path instead. `incapable`: paths at which a capability probe is refused."""
 
     def __init__(self, name: str, kind: str) -> None:
         super().__init__(name, name)
@@ -50,8 +50,14 @@ class ScriptedPooled(ScriptedBackend):
         return [request.json for request in self.received if request.path == path]
 
     def _choose(self, request: Any) -> Play:
-        if request.path in self.plays:
-            return self.plays[request.path]
+        return self.plays[request.path] if request.path in self.plays else self._answer(request)
+
+    def _probed(self, request: Any) -> Play:
+        if request.path in self.incapable:
+            return answers(self.probe_status, b"{}", headers=CLOSING)
+        return self._answer(request)
+
+    def _answer(self, request: Any) -> Play:
         found = {
             "/tokenize": self._tokenize,
             "/classify": self._classify,
