@@ -53,6 +53,7 @@ class Attempt:
         self.started_at = clock()
         self._clock = clock
         self._mark = backend.gpu_time.enter(choices)
+        backend.overrun.began()
         self._health_mark = backend.health.begin()
         self._told = False
         sink.exchange = backend.pool.send(request, sink)

@@ -19,6 +19,7 @@ from proxy.gpu_time import GpuTime
 from proxy.health import Health
 from proxy.line import Line
 from proxy.load_metrics import EngineLoad
+from proxy.overrun import Overrun
 from proxy.prices import Pricing
 from proxy.reliability.settings import BreakerConfig
 from proxy.spending import Spending
@@ -58,6 +59,7 @@ class Backend:
     pricing: Pricing = field(init=False)
     spending: Spending = field(init=False)
     pace: Pace = field(default_factory=Pace)
+    overrun: Overrun = field(default_factory=Overrun)
     _secret: bytes | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -84,8 +86,9 @@ class Backend:
         """Ours and others', the load that a new branch meets."""
         return self.gpu_time.running + self.gpu_time.others
 
-    def note_load(self, load: EngineLoad) -> None:
-        """The engine's own count, just read: what of it is not ours is others'.
+    def note_load(self, load: EngineLoad, begun: int | None = None) -> None:
+        """The engine's own count, just read: what of it is not ours is others'. `begun`: `overrun.begun` when it was
+        asked for.
 
         Ours change while the answer travels, and the engine still counts some that were cancelled a moment ago: take
         the most since the last look, so that our own are never "others". Others are believed gradually after the
@@ -94,6 +97,9 @@ class Backend:
         """
         gpu_time = self.gpu_time
         seen = max(0.0, load.running + load.waiting - gpu_time.take_peak())
+        if load.generated is not None:
+            quiet = begun == self.overrun.begun and not (gpu_time.running or load.running or load.waiting)
+            self.overrun.look(load.generated, quiet=quiet, others=seen > 0)
         gain = 1.0 if self.load is None else OTHERS_GAIN
         gpu_time.set_others(gpu_time.others + gain * (seen - gpu_time.others))
         self.load = load
@@ -166,7 +172,8 @@ def continued(before: Backend | None, after: Backend) -> Backend:
         return after
     # In place: `after` is nobody else's yet. Its prices are its own; `spending` gets them with the reload's last step.
     after.pool, after.heads = before.pool, before.heads
-    after.gpu_time, after.spending, after.pace = before.gpu_time, before.spending, before.pace
+    after.gpu_time, after.spending = before.gpu_time, before.spending
+    after.pace, after.overrun = before.pace, before.overrun
     after.health, after.load, after.metric_missing = before.health, before.load, before.metric_missing
     after.tokenizes, after.capabilities = before.tokenizes, before.capabilities
     if after.line is not None and before.line is not None:

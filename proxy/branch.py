@@ -71,7 +71,7 @@ class BranchStream:
     prompt_tokens = 0
     cached_tokens: int | None = None
     completion_tokens = 0
-    unseen_tokens = 0  # estimated: generated after the last chunk, of a branch that did not end by itself
+    unseen_tokens = 0  # estimated: generated after the last chunk of a branch that did not end by itself
     first_token_at: float | None = None
     ended_at: float | None = None
     gpu_seconds = 0.0
@@ -121,6 +121,7 @@ class BranchStream:
         self._content: list[str] = []
         self.started_at = clock()
         self.mark = backend.gpu_time.enter()
+        backend.overrun.began()
         self._health_mark = backend.health.begin()
         if due_s is not None and backend.line is not None:
             backend.line.join(due_s)
@@ -333,6 +334,8 @@ class BranchStream:
         self._tell_health(now)
         if self.first_token_at is not None:
             self._count_unseen(self.first_token_at, now)
+        cut = state in ("cancelled", "failed") and self.finish_reason is None and self.first_token_at is not None
+        self.unseen_tokens += self.backend.overrun.ended(self.completion_tokens + self.unseen_tokens, cut=cut)
         on_over, self._on_over = self._on_over, None  # they know us: leave no cycle behind
         self._on_event = self._on_progress = None
         if on_over is not None:

@@ -28,17 +28,21 @@ class MetricMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """Summed over the engine's data-parallel ranks; `kv_usage`: the fullest rank, 0 to 1."""
+    """Summed over the engine's data-parallel ranks; `kv_usage`: the fullest rank, 0 to 1; `generated`: tokens since it
+    was started, None for one that tells none."""
 
     running: float
     waiting: float
     kv_usage: float
+    generated: float | None = None
 
 
 def parse(text: str) -> EngineLoad:
     """Raises MetricMissing for an absent name and ValueError for text that is not Prometheus'."""
-    found = _samples(text, RUNNING, WAITING, KV_USAGE)
-    return EngineLoad(sum(found[RUNNING]), sum(found[WAITING]), max(found[KV_USAGE]))
+    names = (RUNNING, WAITING, KV_USAGE, *((GENERATED,) if f"\n{GENERATED}" in text else ()))
+    found = _samples(text, *names)
+    generated = sum(found[GENERATED]) if GENERATED in found else None
+    return EngineLoad(sum(found[RUNNING]), sum(found[WAITING]), max(found[KV_USAGE]), generated)
 
 
 def parse_counters(text: str) -> Counters:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from proxy.overrun import Overrun
 from proxy.relay import RelaySink
 from proxy.unseen_tokens import Pace
 
@@ -18,6 +19,13 @@ class PassedTokens(NamedTuple):
     completion: int = 0
     estimated: int = 0
     exact: bool = True
+
+    def with_overrun(self, overrun: Overrun, *, cut: bool) -> PassedTokens:
+        """Booked, and with what the engine generated after it was `cut`."""
+        more = overrun.ended(self.completion, cut=cut and self.completion > 0)
+        return self._replace(
+            completion=self.completion + more, estimated=self.estimated + more, exact=self.exact and not more
+        )
 
 
 NONE = PassedTokens()

@@ -294,6 +294,7 @@ class _Finish:
         for attempt, branch in self._attempts:
             backend, branch.index = attempt.backend, attempt.number
             found = self._tokens(branch, attempt.served, backend, attempt.sink, attempt.lasted_s)
+            found = found.with_overrun(backend.overrun, cut=branch.outcome != "completed")
             branch.prompt_tokens, branch.cached_tokens = found.prompt, found.cached
             branch.completion_tokens, branch.estimated_tokens = found.completion, found.estimated
             trace.tokens_exact &= found.exact

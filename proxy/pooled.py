@@ -51,6 +51,7 @@ def metered(
     """Adds a call to `calls`, with the time and the share of the GPU that it took, however it ends. `inputs`: the
     engine runs each by itself."""
     mark = backend.gpu_time.enter(inputs)
+    backend.overrun.began()
     call = PooledCall(backend, clock(), 0.0, 0, 0.0, "failed")
     try:
         yield call
@@ -60,6 +61,7 @@ def metered(
         raise
     finally:
         call.ended_at, call.gpu_seconds = clock(), backend.gpu_time.leave(mark, inputs)
+        backend.overrun.ended(call.completion_tokens, cut=False)
         calls.append(call)
 
 

@@ -99,9 +99,10 @@ async def test_answered(fleet: Fleet, setting: str, stream: bool) -> None:
     await bed.every_cancel_was_seen()
 
 
-@whole_or_streamed
 @EVERY_STRATEGY
-@pytest.mark.parametrize("first", [solves, ENDLESS], ids=["one is done", "none is done"])
+@pytest.mark.parametrize(
+    ("stream", "first"), [(False, ENDLESS), (True, solves)], ids=["whole, none is done", "streamed, one is done"]
+)
 async def test_a_deadline_cancels_whatever_still_runs(fleet: Fleet, setting: str, stream: bool, first: Play) -> None:
     bed = await Bed.made(fleet)
     bed.play(ENDLESS, first=first)

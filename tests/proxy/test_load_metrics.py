@@ -23,6 +23,11 @@ def test_ranks_are_summed_and_the_fullest_cache_counts() -> None:
     assert parse(PAGE) == EngineLoad(running=5, waiting=1, kv_usage=0.75)
 
 
+def test_the_tokens_that_it_has_generated_are_read_where_it_tells_them() -> None:
+    told = 'vllm:generation_tokens_total{engine="0"} 700.0\nvllm:generation_tokens_total{engine="1"} 300.0\n'
+    assert parse(PAGE + told).generated == 1000
+
+
 @pytest.mark.parametrize("name", [RUNNING, WAITING, KV_USAGE])
 def test_a_missing_name_is_an_error_that_names_it_never_a_zero(name: str) -> None:
     page = "\n".join(line for line in PAGE.splitlines() if not line.startswith(name + "{"))

@@ -21,7 +21,7 @@ from trace_store_rig import branch, opened, sql, trace, wait_for
 from proxy.trace_store import TraceStore
 
 WRITER = Path(__file__).with_name("trace_writer.py")
-KILLS = 24
+KILLS = 16
 LOST_S = 1.0
 
 

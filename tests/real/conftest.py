@@ -51,7 +51,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         _until(lambda: "all engines are up" in (folder / "up.log").read_text(), up, folder / "up.log")
         for backend in ("s-tp1", "m-tp1"):
             command = [sys.executable, "-m", "proxy.cli", "profile", "--config", str(path), "--backend", backend]
-            command += ["--budget", "30s", "--no-agreement"]
+            command += ["--budget", "20s", "--no-agreement"]
             subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL)
         # The speculating one shares the quick engine's profile: it is here for right answers, not right times.
         (folder / "profiles/s-ngram.json").write_bytes((folder / "profiles/s-tp1.json").read_bytes())

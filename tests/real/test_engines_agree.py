@@ -19,7 +19,7 @@ from proxy.bench import EngineBench
 from proxy.slo_table import is_correct
 
 QUESTIONS = 24
-SAMPLES = 4
+SAMPLES = 3
 PARALLEL = 8
 LIMIT_Z = 3.5  # two-sided chance of a false alarm: 1 in 2,000
 

@@ -27,6 +27,7 @@ MODEL = "tinymath-s"
 CHAT = "/v1/chat/completions"
 LOOSE = {"x-slo-latency-ms": "60000"}
 ENDLESS = {"min_tokens": 1200, "max_tokens": 1500}  # seconds of decoding, whatever the machine
+SEARCHES = ("beam-search", "dvts", "rebase", "particle-filter")  # between two steps rewards are asked, nothing decodes
 SLACK_S = 1.0  # two shared cores, with six engines and the test beside the proxy
 
 
@@ -100,8 +101,9 @@ async def test_a_deadline_cuts_it_short(proxy_url: str, config: Config, setting:
         if stream and answer.status_code == 200:
             assert answer.text.endswith("data: [DONE]\n\n")
         trace = await _trace(client, trace_id)
-        assert "cancelled" in [branch["outcome"] for branch in trace["branches"]]
+        assert "cancelled" in [branch["outcome"] for branch in trace["branches"]] or setting in SEARCHES
         assert trace["slo_status"] in ("degraded", "missed")
+        assert answer.status_code == 504 or trace["selection"]["cut_by_deadline"]
 
     async with httpx.AsyncClient(base_url=proxy_url, timeout=60) as client:
         await asyncio.gather(cut(client, stream=False), cut(client, stream=True))
@@ -130,7 +132,7 @@ async def test_a_client_that_leaves_takes_everything_with_it(proxy_url: str, con
                 await client.post(CHAT, json=body_of(setting, stream=stream, **ENDLESS), headers=headers)
         trace = await _trace(client, trace_id)
         assert trace["outcome"] == "client_gone"
-        assert "cancelled" in [branch["outcome"] for branch in trace["branches"]]
+        assert "cancelled" in [branch["outcome"] for branch in trace["branches"]] or setting in SEARCHES
 
     async with httpx.AsyncClient(base_url=proxy_url, timeout=60) as client:
         await asyncio.gather(leave(client, stream=False), leave(client, stream=True))
