@@ -86,9 +86,8 @@ class Backend:
         """Ours and others', the load that a new branch meets."""
         return self.gpu_time.running + self.gpu_time.others
 
-    def note_load(self, load: EngineLoad, begun: int | None = None) -> None:
-        """The engine's own count, just read: what of it is not ours is others'. `begun`: `overrun.begun` when it was
-        asked for.
+    def note_load(self, load: EngineLoad) -> None:
+        """The engine's own count, just read: what of it is not ours is others'.
 
         Ours change while the answer travels, and the engine still counts some that were cancelled a moment ago: take
         the most since the last look, so that our own are never "others". Others are believed gradually after the
@@ -98,8 +97,7 @@ class Backend:
         gpu_time = self.gpu_time
         seen = max(0.0, load.running + load.waiting - gpu_time.take_peak())
         if load.generated is not None:
-            quiet = begun == self.overrun.begun and not (gpu_time.running or load.running or load.waiting)
-            self.overrun.look(load.generated, quiet=quiet, others=seen > 0)
+            self.overrun.look(load.generated, gpu_time.running, others=seen > 0)
         gain = 1.0 if self.load is None else OTHERS_GAIN
         gpu_time.set_others(gpu_time.others + gain * (seen - gpu_time.others))
         self.load = load

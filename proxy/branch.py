@@ -121,7 +121,6 @@ class BranchStream:
         self._content: list[str] = []
         self.started_at = clock()
         self.mark = backend.gpu_time.enter()
-        backend.overrun.began()
         self._health_mark = backend.health.begin()
         if due_s is not None and backend.line is not None:
             backend.line.join(due_s)
@@ -238,13 +237,14 @@ class BranchStream:
             quoted = repr(self.backend.without_key(bytes(chunk.error))[:300])
             self._fail(StreamFault("the backend reported an error mid-stream", quoted=quoted))
             return
-        usage = chunk.usage
+        usage, before = chunk.usage, self.completion_tokens
         if usage is not None:
             self.prompt_tokens = usage.prompt_tokens
             self.completion_tokens = usage.completion_tokens or 0
             if usage.prompt_tokens_details is not None:
                 self.cached_tokens = usage.prompt_tokens_details.cached_tokens
         if not chunk.choices:
+            self.backend.overrun.told += self.completion_tokens - before
             return
         choice = chunk.choices[0]
         if self.confidence is not None:
@@ -252,6 +252,7 @@ class BranchStream:
         said = self._read(choice)
         if usage is None:  # a backend without continuous usage: one chunk is at least one token
             self.completion_tokens += 1 if said else 0
+        self.backend.overrun.told += self.completion_tokens - before
         if said and self._thought(choice):
             self._thinking_tokens = self.completion_tokens
         if self.completion_tokens or said:
@@ -317,6 +318,8 @@ class BranchStream:
         elif self.finish_reason is None:
             silent_s, per_token_s = ended_at - self._last_token_at, self.pace_s or self.backend.pace.per_token_s
             self.unseen_tokens = since_last_chunk(silent_s, per_token_s, self.interval)
+            self.backend.overrun.told += self.unseen_tokens
+            self.unseen_tokens += self.backend.overrun.cut()
 
     def _fail(self, error: UpstreamError) -> None:
         if not self._done:
@@ -334,8 +337,6 @@ class BranchStream:
         self._tell_health(now)
         if self.first_token_at is not None:
             self._count_unseen(self.first_token_at, now)
-        cut = state in ("cancelled", "failed") and self.finish_reason is None and self.first_token_at is not None
-        self.unseen_tokens += self.backend.overrun.ended(self.completion_tokens + self.unseen_tokens, cut=cut)
         on_over, self._on_over = self._on_over, None  # they know us: leave no cycle behind
         self._on_event = self._on_progress = None
         if on_over is not None:

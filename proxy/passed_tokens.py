@@ -22,7 +22,7 @@ class PassedTokens(NamedTuple):
 
     def with_overrun(self, overrun: Overrun, *, cut: bool) -> PassedTokens:
         """Booked, and with what the engine generated after it was `cut`."""
-        more = overrun.ended(self.completion, cut=cut and self.completion > 0)
+        more = overrun.booked(self.completion, cut=cut and self.completion > 0)
         return self._replace(
             completion=self.completion + more, estimated=self.estimated + more, exact=self.exact and not more
         )

@@ -61,7 +61,7 @@ def metered(
         raise
     finally:
         call.ended_at, call.gpu_seconds = clock(), backend.gpu_time.leave(mark, inputs)
-        backend.overrun.ended(call.completion_tokens, cut=False)
+        backend.overrun.booked(call.completion_tokens, cut=False)
         calls.append(call)
 
 

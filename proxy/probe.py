@@ -106,7 +106,6 @@ def _note_health(backend: Backend, problem: str | None) -> None:
 
 
 async def _read_load(backend: Backend, timeout_s: float) -> None:
-    begun = backend.overrun.begun
     try:
         _, page = await fetch(backend.pool, backend.get("/metrics"), timeout_s)
         load = load_metrics.parse(page.decode("utf-8", "replace"))
@@ -120,4 +119,4 @@ async def _read_load(backend: Backend, timeout_s: float) -> None:
         log.warning("backend %s: /metrics: %s", backend.name, error)
         return
     backend.metric_missing = None
-    backend.note_load(load, begun)
+    backend.note_load(load)

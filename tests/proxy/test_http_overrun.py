@@ -6,8 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from http_rig import Fleet, RunningProxy, chat
 from scripted_backend import Received, ScriptedBackend, begins, says, until
+
+from proxy.overrun import DOUBT
 
 FOUR = "\\boxed{4}"
 TOKENS, SEEN, LATE = 4, 2, 5  # of a whole answer; of a cut one until it is cut; and after
@@ -55,8 +58,10 @@ async def test_cut_branches_are_booked_with_what_the_engine_generates_afterwards
     before = await cut_two(proxy, backend)
     overrun = proxy.service.catalog.by_name["a"].overrun
     await until(lambda: overrun.per_cut > 0)
+    learnt = overrun.per_cut
     after = await cut_two(proxy, backend)
 
-    assert overrun.per_cut == LATE
+    assert learnt == pytest.approx(2 * LATE / (2 + DOUBT))
     assert [row["completion_tokens"] for row in before] == [SEEN, SEEN]
-    assert [(row["completion_tokens"], row["estimated_tokens"]) for row in after] == [(SEEN + LATE, LATE)] * 2
+    assert sorted(row["estimated_tokens"] for row in after) == [0, 1], "0.83 each, in whole tokens"
+    assert [row["completion_tokens"] - row["estimated_tokens"] for row in after] == [SEEN, SEEN]
