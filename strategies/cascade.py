@@ -14,6 +14,7 @@ from pydantic import Field
 
 from strategies.base import Answer, Branch, Context, Generation, Need, Outcome, Shape, Strategy
 from strategies.base import Params as BaseParams
+from strategies.fallback import settle
 from strategies.part_vote import PartVote
 from strategies.prompting import why
 from strategies.stopping import All
@@ -68,15 +69,15 @@ class Cascade(Strategy[Params]):
     async def run(self, context: Context) -> Outcome:
         small, agreed = await self._small(context)
         if agreed:
-            return _outcome(small)
+            return await self._outcome(context, small)
         if context.out_of_time:
-            return _outcome(small, "not escalated: the deadline came")
+            return await self._outcome(context, small, "not escalated: the deadline came")
         larger = await self._larger(context, small)
         if not any(answer for _, answer in larger):
             what = "no answer" if larger else f"nothing ({why(context)})"
             first, second = (small, larger) if any(answer for _, answer in small) else (larger, small)
-            return _outcome(first, f"escalated, but the larger model gave {what}", second)
-        return self._joined(small, larger)
+            return await self._outcome(context, first, f"escalated, but the larger model gave {what}", second)
+        return await self._joined(context, small, larger)
 
     async def _small(self, context: Context) -> tuple[Voted, bool]:
         total, threshold = self.params.n, Threshold(self.params.agreement)
@@ -106,25 +107,24 @@ class Cascade(Strategy[Params]):
                     break
         return larger
 
-    def _joined(self, small: Voted, larger: Voted) -> Outcome:
+    async def _joined(self, context: Context, small: Voted, larger: Voted) -> Outcome:
         weight = self.params.small_weight
         if not weight:
-            return _outcome(larger, "escalated to the larger model", small)
+            return await self._outcome(context, larger, "escalated to the larger model", small)
         vote = PartVote()
         _add(vote, larger, 1.0)
         _add(vote, small, weight)
         return vote.outcome("escalated to the larger model")
 
+    async def _outcome(self, context: Context, voted: Voted, note: str | None = None, others: Voted = ()) -> Outcome:
+        """Of these votes; `others` only follow in the ranking."""
+        vote = PartVote()
+        _add(vote, voted)
+        for branch, _ in others:
+            vote.add(branch, None)
+        return await settle(context, vote, len(voted), note)
+
 
 def _add(vote: PartVote, voted: Voted, weight: float | None = None) -> None:
     for branch, answer in voted:
         vote.add(branch, answer, weight)
-
-
-def _outcome(voted: Voted, note: str | None = None, others: Voted = ()) -> Outcome:
-    """Of these votes; `others` only follow in the ranking."""
-    vote = PartVote()
-    _add(vote, voted)
-    for branch, _ in others:
-        vote.add(branch, None)
-    return vote.outcome(note)

@@ -34,6 +34,7 @@ from strategies.base import (
 )
 from strategies.base import Params as BaseParams
 from strategies.classes import count
+from strategies.fallback import settle
 from strategies.group_confidence import GroupConfidence, percentile
 from strategies.stopping import All
 from strategies.voting import Vote
@@ -80,7 +81,7 @@ class DeepConfidence(Strategy[Params]):
             traces.set_threshold()  # some may have failed
             if not traces.agree():
                 await self._wave(context, traces, params.n - first)
-        return traces.outcome()
+        return await traces.outcome(context)
 
     async def _wave(self, context: Context, traces: _Traces, branches: int) -> None:
         every = max(LEAST_STEP, self.params.window // 4)
@@ -172,7 +173,10 @@ class _Traces:
             return None
         return trace.confidence.lowest if self.params.weight == "lowest" else trace.confidence.mean
 
-    def outcome(self) -> Outcome:
+    async def outcome(self, context: Context) -> Outcome:
         vote, unsure = self._count()
-        outcome = vote.outcome(None if self._told else UNKNOWN)
+        if self._told and vote.counts:  # the weights tell them apart
+            outcome = vote.outcome()
+        else:
+            outcome = await settle(context, vote, self.params.n, None if self._told else UNKNOWN)
         return replace(outcome, ranking=(*outcome.ranking, *(trace.branch.index for trace in unsure)))

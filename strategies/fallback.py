@@ -5,6 +5,8 @@ A vote between answers that all differ is a guess dressed as a decision; so is o
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from strategies.base import Context, NoScore, Outcome
 from strategies.ranking import ranking
 from strategies.voting import Vote
@@ -52,6 +54,12 @@ async def decide(context: Context, vote: Vote, n: int, note: str | None = None, 
         votes=sum(vote.counts),
         note=noted(note, f"{why}: the reward chose"),
     )
+
+
+async def settle(context: Context, vote: Vote, n: int, note: str | None = None) -> Outcome:
+    """`decide` for a vote in which nothing went wrong; `note`: what is to be said of it in any case."""
+    outcome = await decide(context, vote, n)
+    return replace(outcome, note=noted(note, outcome.note))
 
 
 def noted(*notes: str | None) -> str | None:

@@ -7,12 +7,14 @@ Where it does not come, the proposals themselves answer: by vote where they can 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from strategies.base import WHOLE, Branch, Context, Generation, Need, Outcome, Shape, Strategy
 from strategies.base import Params as BaseParams
+from strategies.fallback import settle
 from strategies.part_vote import PartVote
 from strategies.prompting import all_of, lone, numbered, replaces, visible, why
 from strategies.stopping import All
@@ -68,7 +70,7 @@ class MixtureOfAgents(Strategy[Params]):
         if aggregated is None:
             voted = await _voted(context, layers[-1], note)
             ranking = (*voted.ranking, *earlier)
-            return Outcome(ranking, voted.agreement, voted.answer, voted.votes, note)
+            return replace(voted, ranking=ranking)
         answer = await context.answer(aggregated)
         ranking = (aggregated.index, *(proposal.index for proposal in layers[-1]), *earlier)
         return Outcome(ranking, answer=None if answer is None else answer.text, note=note)
@@ -101,4 +103,4 @@ async def _voted(context: Context, proposals: Sequence[Branch], note: str | None
     vote = PartVote()
     for proposal in proposals:
         vote.add(proposal, await context.answer(proposal))
-    return vote.outcome(note)
+    return await settle(context, vote, len(proposals), note)

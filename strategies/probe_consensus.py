@@ -32,6 +32,7 @@ from strategies.base import (
 )
 from strategies.base import Params as BaseParams
 from strategies.classes import count
+from strategies.fallback import settle
 from strategies.rounds import Rounds
 from strategies.stopping import All
 
@@ -83,7 +84,7 @@ class ProbeConsensus(Strategy[Params]):
                     self._drop_deviants(due, rounds, poll, arrivals)
                 if poll.decided(rounds.running):
                     break
-        return poll.outcome(rounds.running)
+        return await poll.outcome(context, rounds.running)
 
     async def _probe(self, context: Context, due: Sequence[Progress], poll: _Poll) -> None:
         probes = [self._generation(progress) for progress in due]
@@ -177,16 +178,15 @@ class _Poll:
         _, votes = self._most(places, settled=True)
         return votes > 0 and votes >= self.params.consensus * len(places)
 
-    def outcome(self, running: set[int]) -> Outcome:
+    async def outcome(self, context: Context, running: set[int]) -> Outcome:
         """The plain vote over all that is known: finished branches, and the last probes of those that run."""
         places = sorted(self._counted(running) & self.opinions.keys(), key=lambda at: not self.opinions[at].finished)
         known = [self.opinions[place] for place in places]
         # A probe without an answer is nothing to rank.
-        outcome = count(
-            (one.by, one.answer, None) for one in known if one.by is not None and (one.finished or one.answer)
-        ).outcome()
+        vote = count((one.by, one.answer, None) for one in known if one.by is not None and (one.finished or one.answer))
         probed = sum(not one.finished for one in known if one.answer is not None)
-        return replace(outcome, note=f"{probed} of {outcome.votes} votes by probes" if probed else None)
+        note = f"{probed} of {sum(vote.counts)} votes by probes" if probed else None
+        return await settle(context, vote, self.params.n, note)
 
     def _counted(self, running: set[int]) -> set[int]:
         return running | {place for place, opinion in self.opinions.items() if opinion.finished}

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from strategies.base import MAX_BRANCHES, WHOLE, Branch, Context, Generation, Need, Outcome, Shape, Strategy
 from strategies.base import Params as BaseParams
+from strategies.fallback import settle
 from strategies.part_vote import PartVote
 from strategies.prompting import all_of, numbered, replaces, visible, why
 from strategies.stopping import All
@@ -98,4 +99,4 @@ async def _voted(context: Context, population: list[Branch], newest_first: list[
     for branch in newest_first:
         if branch.index not in members:
             vote.add(branch, None)
-    return vote.outcome(note)
+    return await settle(context, vote, len(population), note)

@@ -17,6 +17,7 @@ from pydantic import Field
 from strategies.answers import split_thinking
 from strategies.base import MAX_BRANCHES, Answer, Branch, Context, Generation, Need, Outcome, Shape, Strategy
 from strategies.base import Params as BaseParams
+from strategies.fallback import settle
 from strategies.part_vote import PartVote
 from strategies.prompting import listed, lone, why
 from strategies.stopping import All, BetaLead
@@ -69,7 +70,7 @@ class StrategyUniform(Strategy[Params]):
             if not rule.decided(vote.counts, n - 1, n):
                 async for branch in plain:
                     vote.add(branch, await context.answer(branch))
-        return vote.outcome(note)
+        return await settle(context, vote, n, note)
 
     async def _ways(self, context: Context) -> tuple[list[str], str | None]:
         """As many as there are samples for, at most; or none, and why."""

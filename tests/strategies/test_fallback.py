@@ -1,14 +1,16 @@
 """What happens to a vote with nothing to decide by: the outcome reward chooses, where there is one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from strategies.base import Outcome, Scorer
 from strategies.first_finish import FirstFinish
 from strategies.first_finish import Params as FirstFinishParams
+from strategies.registry import Registry
 from strategies.self_consistency import Params, SelfConsistency
-from strategies.testing import Scripted, ScriptedSampler, finishes, writes
+from strategies.testing import Scripted, ScriptedSampler, fails, finishes, writes
 
 
 def _likes(answer: str):  # type: ignore[no-untyped-def]
@@ -78,3 +80,26 @@ async def test_first_finish_falls_back_too_and_cancels_the_stragglers_first() ->
     assert (outcome.answer, outcome.note) == ("2", "all answers differ: the reward chose")
     assert sampler.cancelled == {3: 30, 4: 30}
     assert sampler.decided_at_s == 35
+
+
+DIFFER = [finishes("6", 10), finishes("7", 20), finishes("8", 30)]
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "script"),
+    [
+        ("strategy-uniform", {"n": 3}, [DIFFER[0], fails(5), *DIFFER[1:]]),
+        ("probe-consensus", {"n": 3}, DIFFER),
+        ("deep-confidence", {"n": 3, "warmup": 1, "start": "together"}, DIFFER),
+        ("cascade", {"n": 4, "agreement": 0.5, "larger_n": 1}, [*DIFFER, finishes("9", 40), fails(5)]),
+        ("mixture-of-agents", {"n": 3}, [*DIFFER, fails(5)]),
+        ("recursive-aggregation", {"n": 3, "k": 2, "rounds": 1}, [*DIFFER, *[fails(5)] * 3]),
+    ],
+)
+async def test_so_it_does_in_every_strategy_that_ends_with_a_vote(
+    name: str, params: dict[str, Any], script: list[Any]
+) -> None:
+    sampler = ScriptedSampler(script, scores=_likes("8"))
+    outcome = await Registry.installed().build(name, params).run(sampler)
+    assert outcome.answer == "8"
+    assert (outcome.note or "").endswith("all answers differ: the reward chose")

@@ -57,7 +57,8 @@ async def test_the_last_population_votes() -> None:
 async def test_without_groups_the_first_of_the_newest_answers() -> None:
     first = [writes("well", 10)] * 3
     sampler = ScriptedSampler([*first, writes("hm", 30), writes("hello", 10), writes("so", 20)])
-    assert await _run(sampler) == Outcome((4, 5, 3, 0, 1, 2))
+    note = "no branch gave an answer, and no reward told them apart: the first one answers"
+    assert await _run(sampler) == Outcome((4, 5, 3, 0, 1, 2), note=note)
 
 
 async def test_prompts_hold_no_thinking_and_are_bounded() -> None:
@@ -89,7 +90,9 @@ async def test_where_all_fail_nothing_is_ranked() -> None:
 
 async def test_tool_calls_are_not_aggregated() -> None:
     sampler = ScriptedSampler([writes("", 10, finish_reason="tool_calls")] * 3)
-    assert await _run(sampler) == Outcome((0, 1, 2), note="no aggregation (no member has a text)")
+    outcome = await _run(sampler)
+    assert outcome.ranking == (0, 1, 2)
+    assert (outcome.note or "").startswith("no aggregation (no member has a text); no branch gave an answer")
 
 
 @pytest.mark.parametrize(
