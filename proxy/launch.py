@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -177,6 +179,20 @@ def cores_suffice(ranks: Sequence[int], cores: Sequence[int]) -> bool:
     return len(cores) >= sum(ranks) + CORES_FOR_THE_REST
 
 
+def check_port(url: str, who: str) -> None:
+    """Raises LaunchError where another program listens already: its answers would pass for those of `who`."""
+    address = urlsplit(url)
+    host, port = address.hostname or "127.0.0.1", address.port or 80
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                taken = f"port {port} of {host}, where {who} is to listen, is taken by another program"
+                raise LaunchError(f"{taken}: stop that one, or configure another port") from error
+
+
 class Engines:
     """Async context manager around running engines; leaving it stops every one and waits."""
 
@@ -198,6 +214,8 @@ class Engines:
 
     async def start(self, say: Callable[[str], None]) -> None:
         """Start all and wait until each answers /health. Raises LaunchError."""
+        for spec in self._wanted:
+            check_port(spec.url, f"the engine {spec.backend}")
         for spec in self._wanted:
             spec.log.parent.mkdir(parents=True, exist_ok=True)
             with spec.log.open("wb") as log:

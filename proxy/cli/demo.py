@@ -16,7 +16,7 @@ import httpx
 from proxy.cli.profile import profile_fleet
 from proxy.cli.up import stop_event, wait_first
 from proxy.config import Config, load
-from proxy.launch import Engines, LaunchError, Machine, engine_python, specs
+from proxy.launch import Engines, LaunchError, Machine, check_port, engine_python, specs
 
 QUESTION = "Start with 37. Then multiply by 24, subtract 190, take the remainder modulo 100. What is the result?"
 ANSWER = 98
@@ -42,6 +42,7 @@ async def _demo(config_path: Path, config: Config, python: str | None, reprofile
     logs = Path.cwd() / ".demo/logs"
     machine = Machine.here()
     wanted = specs(config, engine_python(python), logs, machine)
+    check_port(f"http://{config.server.host}:{config.server.port}", "the proxy")
     _say_what_this_machine_shows(config, machine)
     async with Engines(wanted) as engines:
         story = asyncio.create_task(_story(engines, config_path, config, reprofile, once, logs))

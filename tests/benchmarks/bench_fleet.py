@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from proxy.config import BackendConfig, Config, ModelConfig
-from proxy.launch import EngineSpec, Machine, specs
+from proxy.launch import EngineSpec, Machine, check_port, specs
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "build/bench"
@@ -22,6 +22,7 @@ START_TIMEOUT_S = 180.0  # on a machine that does other things as well
 async def proxy(config_path: Path, config: Config) -> AsyncIterator[str]:
     """`paretoproxy serve`, up when entered and stopped when left. Gives its URL."""
     url = f"http://{config.server.host}:{config.server.port}"
+    check_port(url, "the proxy")
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / "proxy.log").open("ab") as log:
         command = (sys.executable, "-m", "proxy.cli", "serve", "--config", str(config_path))

@@ -1,11 +1,12 @@
 """How engines are started: commands, cores, and what is refused."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from proxy.config import load
-from proxy.launch import Engines, EngineSpec, LaunchError, Machine, assign_cores, cores_suffice, specs
+from proxy.launch import Engines, EngineSpec, LaunchError, Machine, assign_cores, check_port, cores_suffice, specs
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = load(ROOT / "examples/demo-fleet.yaml", {})
@@ -78,6 +79,18 @@ async def test_an_engine_that_ends_at_start_shows_the_end_of_its_log_and_leaves_
             await engines.start(lambda line: None)
     assert "no such model" in str(caught.value.exceptions[0]) and "status 3" in str(caught.value.exceptions[0])
     assert not engines._running
+
+
+async def test_where_another_program_listens_already_nothing_is_started(tmp_path: Path) -> None:
+    """It may answer /health as well, and would be measured in the engine's place."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        url = f"http://127.0.0.1:{other.getsockname()[1]}"
+        log = tmp_path / "a.log"
+        async with Engines([EngineSpec("a", url, ("true",), {}, log)]) as engines:
+            with pytest.raises(LaunchError, match=r"port \d+ of 127.0.0.1, where the engine a is to listen, is taken"):
+                await engines.start(lambda line: None)
+    assert not log.exists()
+    check_port(url, "the engine a")
 
 
 @pytest.mark.parametrize("fleet", ["demo-fleet", "gpu-fleet"])
