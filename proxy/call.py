@@ -11,6 +11,14 @@ from proxy.config import SloDefaults
 from proxy.controls import Controls, read, split_model
 from proxy.errors import InvalidRequest
 from proxy.upstream.connection import Headers
+from strategies.answers import split_thinking
+
+MOST_BEFORE = 4000  # characters: room for the question and the answers in a judge's context
+_AFTER = """{before}
+
+The last message, which is to be answered:
+
+{asked}"""
 
 
 class Peek(msgspec.Struct):
@@ -123,11 +131,20 @@ class Call:
         return [{"role": "user", "content": prompt if isinstance(prompt, str) else ""}]
 
     def question(self) -> str:
-        """The last user message's text, or the prompt."""
-        for message in reversed(self.messages()):
-            if message.get("role") == "user":
-                return _text_of(message.get("content"))
-        return ""
+        """What is asked, for a model that sees nothing else of the request: the last user message's text, or the
+        prompt, after what was said before it, of which the end is kept."""
+        messages = self.messages()
+        last = max((at for at, message in enumerate(messages) if message.get("role") == "user"), default=None)
+        if last is None:
+            return ""
+        asked = _text_of(messages[last].get("content"))
+        said = [(message.get("role"), _visible(message)) for message in messages[:last]]
+        before = "\n\n".join(f"{role}: {text}" for role, text in said if text)
+        if not before:
+            return asked
+        if len(before) > MOST_BEFORE:
+            before = f"… {before[-MOST_BEFORE:]}"
+        return _AFTER.format(before=before, asked=asked)
 
     def decoded(self) -> dict[str, Any]:
         """The whole body; costs a full parse."""
@@ -141,6 +158,11 @@ class Call:
         members.pop("tts", None)
         members.pop("optillm_approach", None)
         return members
+
+
+def _visible(message: dict[str, Any]) -> str:
+    """Its text without an assistant's thinking."""
+    return split_thinking(_text_of(message.get("content")))[1].strip()
 
 
 def _text_of(content: Any) -> str:

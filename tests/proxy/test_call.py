@@ -1,8 +1,9 @@
 """What the proxy peeks at in a body, and the bodies that it refuses."""
 
+import msgspec
 import pytest
 
-from proxy.call import Call, parse
+from proxy.call import MOST_BEFORE, Call, parse
 from proxy.config import SloDefaults
 from proxy.errors import InvalidRequest
 
@@ -83,3 +84,33 @@ def test_an_awkward_token_limit_does_not_break_the_look_up_of_tables() -> None:
     from proxy.catalog import _bucket
 
     assert [_bucket(limit) for limit in (None, -5, 0, 1, 600, 2**21)] == [0, 1, 1, 1, 609, 0]
+
+
+def _asks(*messages: dict[str, object]) -> str:
+    return _parse(msgspec.json.encode({"model": "m", "messages": messages})).question()
+
+
+def test_the_question_of_one_message_is_its_text() -> None:
+    parts = [{"type": "text", "text": "What is"}, {"type": "image_url"}, {"type": "text", "text": "this?"}]
+    assert _asks({"role": "user", "content": parts}) == "What is\nthis?"
+    assert _asks({"role": "assistant", "content": "Hello"}) == ""
+
+
+def test_the_question_of_a_conversation_has_what_was_said_before_without_thinking() -> None:
+    question = _asks(
+        {"role": "system", "content": "Answer in {French}."},
+        {"role": "user", "content": "What is 2 + 2?"},
+        {"role": "assistant", "content": "<think>hm</think>Quatre."},
+        {"role": "user", "content": "And 3 + 3?"},
+        {"role": "assistant", "content": "Si"},  # to be gone on from
+    )
+    assert question == (
+        "system: Answer in {French}.\n\nuser: What is 2 + 2?\n\nassistant: Quatre.\n\n"
+        "The last message, which is to be answered:\n\nAnd 3 + 3?"
+    )
+
+
+def test_of_a_long_conversation_the_end_is_kept() -> None:
+    question = _asks({"role": "user", "content": "a" * 9000 + "b"}, {"role": "user", "content": "And?"})
+    before, _, asked = question.partition("\n\nThe last message")
+    assert (before, asked[-4:]) == ("… " + "a" * (MOST_BEFORE - 1) + "b", "And?")
