@@ -182,7 +182,6 @@ class Candidates:
         self, served: Served, settings: Sequence[Setting], table: LatencyTable, allowed: np.ndarray
     ) -> Sequence[np.ndarray]:
         ask, backends = self.ask, served.backends
-        usable = self._usable(backends, int(np.count_nonzero(allowed)))
         loads, bias, spread = np.array(
             [(b.gpu_time.running + b.gpu_time.others, b.correction.bias, b.correction.spread) for b in backends]
         ).T
@@ -197,7 +196,7 @@ class Candidates:
         lower, tail_s = self._by_the_deadline(table, predicted, lower)
         # A scaled answer arrives whole: its first token is its last.
         ttft = np.where(single, predicted.ttft_s, tail_s)
-        alive = usable[:, None] & allowed
+        alive = self._usable(backends, table, allowed)
         if not ask.greedy and table.turns_greedy.any():
             barred = np.array([backend.unfit(greedy=True) is not None for backend in backends])
             unfit = alive & barred[:, None] & table.turns_greedy
@@ -267,14 +266,20 @@ class Candidates:
             return np.zeros(len(backends))
         return np.array([0.0 if b.line is None else b.line.behind(due_s) for b in backends])
 
-    def _usable(self, backends: Sequence[Backend], settings: int) -> np.ndarray:
-        """Per backend whether it may be used; counts the candidates of those that may not."""
+    def _usable(self, backends: Sequence[Backend], table: LatencyTable, allowed: np.ndarray) -> np.ndarray:
+        """Whether it may be used, (backends, settings); counts the candidates that may not. A backend at which requests
+        above temperature 0 may not run takes settings of theirs that ask at 0 alone."""
         ask = self.ask
-        reasons = [_unusable(backend, ask) for backend in backends]
-        for reason in reasons:
-            if reason is not None and settings:
-                self.dropped[reason] = self.dropped.get(reason, 0) + settings
-        return np.array([reason is None for reason in reasons])
+        usable = np.repeat(allowed[None], len(backends), axis=0)
+        for row, backend in enumerate(backends):
+            reason = _unusable(backend, ask)
+            if reason is None:
+                continue
+            greedy = reason in ("sampling", "disagrees") and not ask.greedy and backend.unfit(greedy=True) is None
+            usable[row] &= table.turns_greedy & (table.branches == 1) & greedy
+            if count := int(np.count_nonzero(allowed & ~usable[row])):
+                self.dropped[reason] = self.dropped.get(reason, 0) + count
+        return usable
 
     def violations(self) -> dict[str, np.ndarray]:
         """Per demanded limit how far each candidate is over it, as a log ratio (0: within)."""

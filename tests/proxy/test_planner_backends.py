@@ -38,6 +38,19 @@ def test_a_plan_that_turns_greedy_keeps_off_backends_that_are_wrong_at_temperatu
     assert choose(pinned, served(wrong, table=(turning,))) == NoCandidate(1, {"disagrees": 1})
 
 
+@pytest.mark.parametrize("why", ["sampling", "disagrees"])
+def test_a_plan_at_temperature_0_alone_may_run_where_others_of_the_request_may_not(why: str) -> None:
+    """One answer at temperature 0 is right there, and may be quicker; a vote that only begins with one is not."""
+    alone = replace(setting("none", 1, 0.9), params={"greedy": True}, needs=frozenset({Need.FREE_SAMPLING}))
+    begun = replace(setting("self-consistency", 4, 0.95, greedy=False), needs=frozenset({Need.FREE_SAMPLING}))
+    cheap = backend("cheap", gpu_hour_usd=1, sampling="greedy" if why == "sampling" else "all")
+    if why == "disagrees":
+        cheap.disagrees = frozenset({"sampled"})
+    decision = decide(ask(), cheap, table=(alone, begun, *(s for s in SETTINGS if not s.greedy)))
+    assert (decision.plan.backend, decision.plan.params) == (cheap, {"greedy": True})
+    assert decision.dropped == {why: decision.considered - 1}
+
+
 def test_sick_and_failed_backends_are_left_out_and_counted() -> None:
     sick, failed, well = backend("sick"), backend("failed"), backend("well", gpu_hour_usd=9999)
     sick.health.serving = False
