@@ -97,8 +97,9 @@ def _answers(call: Call, task: str | None, models: Sequence[Served]) -> AnswerKi
 
 
 def _scorer(models: Sequence[Served]) -> str:
-    """What best-of-n scores by where the client does not say: the best that the model has."""
-    has = frozenset[Need]().union(*(served.has for served in models))
+    """What best-of-n scores by where the client does not say: the best that the model has and that is not known to be
+    unable."""
+    has = {need for served in models for need in served.has if served.problem_of(need) is None}
     for need, scorer in _SCORERS.items():
         if need in has:
             return scorer

@@ -97,7 +97,8 @@ class Backend:
         gpu_time = self.gpu_time
         seen = max(0.0, load.running + load.waiting - gpu_time.take_peak())
         if load.generated is not None:
-            self.overrun.look(load.generated, gpu_time.running, others=seen > 0)
+            others = load.running + load.waiting > gpu_time.running
+            self.overrun.look(load.generated, gpu_time.running, others=others)
         gain = 1.0 if self.load is None else OTHERS_GAIN
         gpu_time.set_others(gpu_time.others + gain * (seen - gpu_time.others))
         self.load = load

@@ -143,10 +143,10 @@ class BranchStream:
 
     @property
     def reasoning_tokens(self) -> int:
-        """Of `completion_tokens`, those of thinking, as far as the engine or the tags tell it; exact to a chunk."""
+        """Of all its tokens, those of thinking, as far as the engine or the tags tell it; exact to a chunk."""
         text = self.text
         unfinished = text.rfind("<think>") > text.rfind(THOUGHT)
-        return self.completion_tokens if unfinished else self._thinking_tokens
+        return self.completion_tokens + self.unseen_tokens if unfinished else self._thinking_tokens
 
     @property
     def continues(self) -> str:

@@ -119,8 +119,9 @@ async def _tokens(backend: Backend, body: dict[str, Any]) -> list[int]:
 
 
 async def keep_up(backend: Backend, ask: Callable[[Backend], Awaitable[Capabilities]] = find_out) -> bool:
-    """Ask if that was not done since the backend came (back); whether it is known now."""
-    if backend.capabilities is None and backend.health.serving:
+    """Ask if that was not done since the backend came (back), or if it could not what it is there for; whether it is
+    known now."""
+    if (backend.capabilities is None or backend.problem is not None) and backend.health.serving:
         try:
             backend.capabilities = await ask(backend)
         except (UpstreamError, TimeoutError):

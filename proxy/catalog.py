@@ -394,6 +394,9 @@ def build(config: Config, registry: Registry, clock: Clock, before: Catalog | No
     for model in served.values():
         _introduce(model, served, pooled)
     kinds = {one.name: one.kind for one in config.pooled()}
+    for name, backend in pooled.items():
+        if before is not None and before.pooled_kinds.get(name) != kinds[name]:
+            backend.capabilities = None  # it was asked for something else
     return Catalog(served, choices, backends, tuple(pooled.values()), kinds, (assumed, rates))
 
 

@@ -1,41 +1,49 @@
 """Tokens that an engine generates for a branch after its connection was closed, until it notices. Nobody is told of
-them; how many they are on average is learnt from the engine's own counter: what it counts beyond what was told or
-estimated, over the branches that were cut meanwhile.
+them; how many they are on average is learnt from the engine's own counter: what it counts beyond what was told, over
+the branches that were cut meanwhile.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 
 MOST = 64  # tokens a cut branch, and untold ones of a running one: more are somebody else's
 FORGET = 0.995  # with every cut branch: the last two hundred count
+FADE = 0.999  # with every look without one
 DOUBT = 10  # cut branches without any, that are assumed to have been seen before
+PATIENCE = 1200  # looks, some ten minutes: a call that was not booked by then never will be (its trace was dropped)
 UNREAD = 4096  # booked calls that wait for a look: an engine without metrics has none
-PATIENCE = 60  # looks at an idle engine: a call that was not booked by then never will be (its trace was dropped)
 
 
 class Overrun:
     """Of one backend. `per_cut`: tokens of a branch that was cut while it generated. `told`: tokens of all branches, as
-    they arrive. Calls that tell their tokens when they have ended are told to `began` and `booked`, which may be called
-    from any thread; while one of them runs, nothing is learnt."""
+    they arrive. Calls that tell their tokens when they have ended are told to `began` and `booked`, the latter from any
+    thread; while one of them runs, nothing is learnt."""
 
     def __init__(self) -> None:
         self.per_cut = 0.0
         self.told = 0
         self._cuts = 0
         self._carry = 0.0
-        self._unbooked = self._waited = 0
-        self._booked: deque[tuple[int, bool]] = deque(maxlen=UNREAD)
+        self._lock = threading.Lock()
+        self._looks = 0
+        self._unbooked: list[int] = []  # the looks after which they began
+        self._booked: deque[tuple[int, int, bool]] = deque(maxlen=UNREAD)
         self._excess = self._weight = 0.0
         self._before: tuple[float, int, int] | None = None  # (excess, cuts, running) at the last look that counts
+        self._cuts_before = 0  # in the window before: some of theirs fall into this one
 
     def began(self) -> None:
-        self._unbooked += 1
+        self._unbooked.append(self._looks)
+        if len(self._unbooked) > UNREAD:  # nobody looks
+            del self._unbooked[0]
 
-    def booked(self, tokens: int, *, cut: bool) -> int:
-        """As `cut`, of a call that told its `tokens` only now."""
-        self._booked.append((tokens, cut))
-        return self._after_a_cut() if cut else 0
+    def booked(self, tokens: int, *, cuts: int = 0, exact: bool = True) -> int:
+        """As `cut`, of a call that told its `tokens` only now. `cuts`: of its branches; `exact` false: an estimate,
+        from which nothing can be learnt."""
+        self._booked.append((tokens, cuts, exact))
+        return sum(self._after_a_cut() for _ in range(cuts))
 
     def cut(self) -> int:
         """A branch was, while it generated. How many tokens it has generated since, in whole ones whose mean is
@@ -45,36 +53,46 @@ class Overrun:
 
     def look(self, generated: float, running: int, *, others: bool) -> None:
         """The engine's counter, just read. `running`: branches of ours; `others`: it ran something that is not ours."""
-        while self._booked:
-            tokens, cut = self._booked.popleft()
-            self._unbooked = max(0, self._unbooked - 1)
-            self.told += tokens
-            self._cuts += cut
-        if self._is_unbooked(running):
+        self._looks += 1
+        exact = self._read_booked()
+        while self._unbooked and self._unbooked[0] < self._looks - PATIENCE:
+            del self._unbooked[0]
+        if others or not exact:
+            self._before = None
+        if self._unbooked:
             return
-        now = generated - self.told, self._cuts, running
-        before, self._before = self._before, None if others else now
-        if before is not None and not others:
-            self._learn(now[0] - before[0], now[1] - before[1], running + before[2])
+        before, self._before = self._before, (generated - self.told, self._cuts, running)
+        if others:
+            self._before = None
+        elif before is not None:
+            self._learn(self._before[0] - before[0], self._cuts - before[1], running + before[2])
 
-    def _is_unbooked(self, running: int) -> bool:
-        """Some call's tokens are not known yet."""
-        self._waited = self._waited + 1 if self._unbooked and not running else 0
-        if self._waited > PATIENCE:
-            self._unbooked, self._before = 0, None
-        return self._unbooked > 0
+    def _read_booked(self) -> bool:
+        """Whether all that was booked since the last look was counted, none of it estimated."""
+        all_exact = True
+        while self._booked:
+            tokens, cuts, exact = self._booked.popleft()
+            if self._unbooked:
+                self._unbooked.pop()  # the newest: one that is never booked grows old, whatever comes and goes
+            self.told += tokens
+            self._cuts += cuts
+            all_exact &= exact
+        return all_exact
 
     def _learn(self, excess: float, cuts: int, running: int) -> None:
         """What running branches have not told yet comes and goes in `excess`, and cancels over several looks."""
-        if abs(excess) > MOST * (cuts + running):  # another client's, or the engine was started anew
+        recent, self._cuts_before = cuts + self._cuts_before, cuts
+        if abs(excess) > MOST * (recent + running):  # another client's, or the engine was started anew
             return
-        kept = FORGET**cuts
-        self._excess = kept * self._excess + excess
+        kept = FORGET**cuts if cuts else FADE
         self._weight = kept * self._weight + cuts
+        most = MOST * (self._weight + DOUBT)
+        self._excess = min(max(kept * self._excess + excess, -most), most)
         self.per_cut = max(0.0, self._excess / (self._weight + DOUBT))
 
     def _after_a_cut(self) -> int:
-        self._carry += self.per_cut
-        whole = int(self._carry)
-        self._carry -= whole
+        with self._lock:
+            self._carry += self.per_cut
+            whole = int(self._carry)
+            self._carry -= whole
         return whole

@@ -20,9 +20,9 @@ class PassedTokens(NamedTuple):
     estimated: int = 0
     exact: bool = True
 
-    def with_overrun(self, overrun: Overrun, *, cut: bool) -> PassedTokens:
-        """Booked, and with what the engine generated after it was `cut`."""
-        more = overrun.booked(self.completion, cut=cut and self.completion > 0)
+    def with_overrun(self, overrun: Overrun, cuts: int) -> PassedTokens:
+        """Booked, and with what the engine generated after so many of its answers were cut."""
+        more = overrun.booked(self.completion, cuts=cuts if self.completion else 0, exact=self.exact)
         return self._replace(
             completion=self.completion + more, estimated=self.estimated + more, exact=self.exact and not more
         )

@@ -294,7 +294,7 @@ class _Finish:
         for attempt, branch in self._attempts:
             backend, branch.index = attempt.backend, attempt.number
             found = self._tokens(branch, attempt.served, backend, attempt.sink, attempt.lasted_s)
-            found = found.with_overrun(backend.overrun, cut=branch.outcome != "completed")
+            found = found.with_overrun(backend.overrun, 0 if _whole(attempt.sink) else attempt.choices)
             branch.prompt_tokens, branch.cached_tokens = found.prompt, found.cached
             branch.completion_tokens, branch.estimated_tokens = found.completion, found.estimated
             trace.tokens_exact &= found.exact
@@ -325,6 +325,11 @@ class _Finish:
         else:
             found = of_silence(backend.pace, seconds, choices, call.max_tokens)
         return found._replace(prompt=_prompt_tokens(call, served))
+
+
+def _whole(sink: RelaySink) -> bool:
+    """The engine was done; the client may have left all the same, before the last byte."""
+    return sink.ended or b"data: [DONE]" in sink.tail
 
 
 def _prompt_tokens(call: Call, served: Served) -> int:

@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from proxy.backend import Backend
+from proxy.capabilities import PROBE_USER
+from proxy.capabilities import TIMEOUT_S as PROBE_TIMEOUT_S
 from proxy.reliability.retrying import Retries, fetch_again
 from proxy.upstream.errors import UpstreamError
 from strategies.base import NoScore
@@ -61,7 +63,7 @@ def metered(
         raise
     finally:
         call.ended_at, call.gpu_seconds = clock(), backend.gpu_time.leave(mark, inputs)
-        backend.overrun.booked(call.completion_tokens, cut=False)
+        backend.overrun.booked(call.completion_tokens, exact=call.outcome == "completed")
         calls.append(call)
 
 
@@ -87,8 +89,8 @@ class _Answer(msgspec.Struct):
 
 
 class PooledModel:
-    """One such model, for one request; `calls` is what it was asked; `salt`: of its prefix cache; `user`: who asks, for
-    the engine's log. All methods raise NoScore."""
+    """One such model, for one request; `calls` is what it was asked; `salt`: of its prefix cache; `probes`: it is the
+    proxy itself that asks, and no request's. All methods raise NoScore."""
 
     def __init__(
         self,
@@ -96,13 +98,15 @@ class PooledModel:
         clock: Callable[[], float],
         retries: Retries | None = None,
         salt: str | None = None,
-        user: str | None = None,
+        *,
+        probes: bool = False,
     ) -> None:
         self.backend = backend
         self.calls: list[PooledCall] = []
         self._clock = clock
         self._retries = retries
-        own = {"cache_salt": salt, "user": user}
+        self._timeout_s, self._probes = PROBE_TIMEOUT_S if probes else TIMEOUT_S, probes
+        own = {"cache_salt": salt, "user": PROBE_USER if probes else None}
         self._own = {name: value for name, value in own.items() if value is not None}
 
     async def tokens(self, messages: Sequence[dict[str, Any]], *, whole: bool) -> _Tokens:
@@ -141,7 +145,7 @@ class PooledModel:
         return await self._metered("/v1/embeddings", {"input": texts}, len(texts), _embedding)
 
     async def _metered(self, path: str, body: dict[str, Any], rows: int, read: Callable[[_Item], T]) -> list[T]:
-        with metered(self.backend, self._clock, self.calls, rows) as call:
+        with self._meter(rows) as call:
             try:
                 answer = msgspec.json.decode(await self._post(path, {**body, **self._own}), type=_Answer)
                 found = [read(item) for item in answer.data]
@@ -154,17 +158,25 @@ class PooledModel:
                 raise self._no_score(path, f"{len(found)} rows for {rows}")
             return found
 
+    @contextmanager
+    def _meter(self, rows: int) -> Iterator[PooledCall]:
+        if self._probes:  # no trace would have it
+            yield PooledCall(self.backend, self._clock(), 0.0, 0, 0.0, "completed")
+        else:
+            with metered(self.backend, self._clock, self.calls, rows) as call:
+                yield call
+
     def _no_score(self, path: str, problem: str) -> CannotScore:
         return CannotScore(f"{self.backend.name}: {path} gave no scores: {problem}")
 
     async def _post(self, path: str, body: dict[str, Any]) -> bytes:
         request = self.backend.head(path).with_body(msgspec.json.encode({"model": self.backend.model, **body}))
         try:
-            status, answer = await fetch_again(self.backend, request, TIMEOUT_S, self._retries)
+            status, answer = await fetch_again(self.backend, request, self._timeout_s, self._retries)
         except UpstreamError as error:
             raise NoScore(f"{self.backend.name}: {path}: {error.safe}") from error
         except TimeoutError as error:
-            raise NoScore(f"{self.backend.name}: {path}: no answer within {TIMEOUT_S:g} s") from error
+            raise NoScore(f"{self.backend.name}: {path}: no answer within {self._timeout_s:g} s") from error
         if status != 200:  # not what it said: that may be the prompt
             kind = CannotScore if status in UNABLE else NoScore
             raise kind(f"{self.backend.name}: {path} answered {status}")

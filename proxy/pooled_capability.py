@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.backend import Backend
-from proxy.capabilities import PROBE_QUESTION, PROBE_USER, Capabilities
+from proxy.capabilities import PROBE_QUESTION, Capabilities
 from proxy.config import PooledKind
 from proxy.pooled import CannotScore, PooledModel
 from proxy.upstream.errors import UpstreamError
@@ -17,7 +17,7 @@ _CHAT = [*PROBE_QUESTION, {"role": "assistant", "content": _ANSWER}]
 
 async def find_out(backend: Backend, kind: PooledKind, clock: Callable[[], float]) -> Capabilities:
     """Asks as a strategy does. Raises UpstreamError where it does not answer, or for now cannot tell."""
-    model = PooledModel(backend, clock, user=PROBE_USER)
+    model = PooledModel(backend, clock, probes=True)
     try:
         await _scored(model, kind)
     except CannotScore as problem:

@@ -21,6 +21,7 @@ log = logging.getLogger("paretoproxy.probe")
 HEALTH_EVERY_S = 1.0
 LOAD_EVERY_S = 0.5
 PROBE_TIMEOUT_S = 2.0
+UNABLE_S = 60.0  # after which one that could not is asked again: its model may not have been loaded yet
 ASK_AGAIN_S = 5.0  # where it could not be found out what an engine can
 POOLED_LATE_LOOKS = 10  # a model that scores long answers may hold up its own server for seconds
 LATE_LOOKS = 2  # an engine under full load may answer one look late; refused or a bad status counts at once
@@ -53,11 +54,14 @@ class Prober:
 
     async def _watch(self, backend: Backend) -> None:
         asking: asyncio.Task[None] | None = None  # beside: a busy engine may take long to say what it can
+        loop = asyncio.get_running_loop()
+        again_at = loop.time() + UNABLE_S
         try:
             while True:
                 await probe(backend, late_looks=self._late_looks)
-                unknown = backend.capabilities is None and backend.health.serving
-                if unknown and (asking is None or asking.done()):
+                unknown = backend.capabilities is None or (backend.problem and loop.time() >= again_at)
+                if unknown and backend.health.serving and (asking is None or asking.done()):
+                    again_at = loop.time() + UNABLE_S
                     asking = asyncio.create_task(self._find_out(backend))
                 await asyncio.sleep(self._period_s if backend.health.serving else HEALTH_EVERY_S)
         finally:

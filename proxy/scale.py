@@ -436,7 +436,7 @@ def _usage(executed: Executed, trace: Trace, status: str) -> reply.Usage:
     return reply.Usage(
         prompt_tokens=trace.prompt_tokens,
         completion_tokens=trace.completion_tokens,
-        reasoning_tokens=sum(branch.reasoning_tokens for branch in run.branches),
+        reasoning_tokens=sum(row.reasoning_tokens for row in trace.branches),
         tts={
             "strategy": plan.strategy,
             "n": plan.branches,

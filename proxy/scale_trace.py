@@ -154,6 +154,7 @@ def _branch(branch: BranchStream, prompt_tokens: int, arrived_at: float, index: 
         cached_tokens=branch.cached_tokens,
         completion_tokens=branch.completion_tokens + branch.unseen_tokens,
         estimated_tokens=branch.unseen_tokens,
+        reasoning_tokens=branch.reasoning_tokens,
         finish_reason=branch.finish_reason,
         gpu_seconds=branch.gpu_seconds,
         answer=branch.answer,

@@ -17,7 +17,8 @@ class BranchTrace(msgspec.Struct, omit_defaults=True):
     """Times in milliseconds since the request arrived. `wave`: which fan-out of its request it belongs to; `role`: what
     it was for, where it is no answer (judge, aside, score). `attempt`: what it was started for after another one
     (retry, hedge, replacement). `error` quotes nothing that a backend said; `error_type`: the error's class, or the
-    backend's status. `estimated_tokens`: of `completion_tokens`, those that nobody counted: generated after the last
+    backend's status. `reasoning_tokens`: of `completion_tokens`, those of
+    thinking; `estimated_tokens`: those that nobody counted: generated after the last
     that was heard of, or by an answer that told no usage."""
 
     index: int
@@ -31,6 +32,7 @@ class BranchTrace(msgspec.Struct, omit_defaults=True):
     cached_tokens: int | None = None
     completion_tokens: int = 0
     estimated_tokens: int = 0
+    reasoning_tokens: int = 0
     finish_reason: str | None = None
     cost_usd: float | None = None
     answer: str | None = None

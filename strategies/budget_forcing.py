@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 
 from strategies.base import MAX_BRANCHES, Branch, Context, Generation, Need, Outcome, Shape, StopRule, Strategy
 from strategies.base import Params as BaseParams
+from strategies.fallback import settle
 from strategies.stopping import All, BetaLead
 from strategies.voting import Vote
 
@@ -81,7 +82,9 @@ class BudgetForcing(Strategy[Params]):
                     if rule.decided(vote.counts, vote.arrived, params.n):
                         return vote.outcome(_note(chains))
             going = [chain for chain in going if chain.goes_on()]
-        return vote.outcome(_note(chains)) if vote.arrived else _thought(going)
+        if not vote.arrived:
+            return _thought(going)
+        return await settle(context, vote, params.n, _note(chains))
 
     def _rule(self) -> StopRule:
         return All() if self.params.n == 1 else BetaLead(self.params.confidence)

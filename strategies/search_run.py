@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
 from strategies.base import Answer, Branch, Context, Need, NoScore, Outcome, Shape, Strategy
+from strategies.fallback import settle
 from strategies.search import Path, SearchParams, advance, scored
 from strategies.stopping import All
 from strategies.voting import Vote
@@ -130,7 +131,7 @@ async def _voted(context: Context, paths: Sequence[Path], *, note: str | None, w
         answer = await context.answer(branch)
         weight = max(path.reward, 0.0) if weighted else None
         vote.add(replace(branch, tokens=path.tokens), answer, weight)
-    return vote.outcome(note)
+    return vote.outcome(note) if weighted else await settle(context, vote, len(paths), note)
 
 
 async def _best(context: Context, paths: Sequence[Path]) -> Outcome:

@@ -47,6 +47,27 @@ async def cut_two(proxy: RunningProxy, backend: ScriptedBackend) -> list[dict[st
     return [row for row in trace["branches"] if row["outcome"] == "cancelled"]
 
 
+async def test_a_relayed_stream_that_its_client_leaves_is_booked_so_too(fleet: Fleet) -> None:
+    backend = await fleet.backend()
+    backend.otherwise = begins(FOUR, tokens=TOKENS, after=SEEN)
+    proxy = await fleet.proxy()
+    overrun = proxy.service.catalog.by_name["a"].overrun
+    overrun.per_cut = float(LATE)
+
+    async with await proxy.connect() as client:
+        await client.post(chat(stream=True))
+        await until(lambda: any(request.sent_events > SEEN for request in backend.generations))
+        client.leave()
+    (row,) = (await proxy.trace())["branches"]
+
+    assert (row["completion_tokens"], row["estimated_tokens"]) == (SEEN + LATE, SEEN + LATE)
+    backend.otherwise = says(FOUR, tokens=TOKENS)
+    events = await proxy.stream(chat(stream_options={"include_usage": True}))
+    assert events.usage is not None and events.usage["completion_tokens"] == TOKENS
+    whole = (await proxy.trace(outcome="answered"))["branches"][0]
+    assert (whole["completion_tokens"], whole.get("estimated_tokens", 0)) == (TOKENS, 0)
+
+
 async def test_cut_branches_are_booked_with_what_the_engine_generates_afterwards(fleet: Fleet) -> None:
     backend = await fleet.backend()
     backend.metrics = Counter(backend)
@@ -61,7 +82,7 @@ async def test_cut_branches_are_booked_with_what_the_engine_generates_afterwards
     learnt = overrun.per_cut
     after = await cut_two(proxy, backend)
 
-    assert learnt == pytest.approx(2 * LATE / (2 + DOUBT))
+    assert learnt == pytest.approx(2 * LATE / (2 + DOUBT), rel=0.01)
     assert [row["completion_tokens"] for row in before] == [SEEN, SEEN]
     assert sorted(row["estimated_tokens"] for row in after) == [0, 1], "0.83 each, in whole tokens"
     assert [row["completion_tokens"] - row["estimated_tokens"] for row in after] == [SEEN, SEEN]

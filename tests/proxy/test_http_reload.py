@@ -85,7 +85,7 @@ async def test_a_backend_that_stays_keeps_connections_load_and_corrections(fleet
     after = proxy.service.catalog.by_name["a"]
     assert (after.in_flight, after.correction.bias) == (1, before.correction.bias) != (0, 1.0)
     assert after.pool is before.pool
-    assert after.pace is before.pace
+    assert after.pace is before.pace and after.overrun is before.overrun
     assert after.spending is before.spending, "the fleet's time goes on, and from now on at the new price"
     assert after.pricing.at(0.0).gpu_hour_usd == 7200.0 and after.spending._pricing is after.pricing
     held.set()

@@ -57,7 +57,7 @@ async def test_one_that_does_not_say_may_be_tried(fleet: Fleet) -> None:
     pooled = await fleet.pooled("outcome")
     pooled.incapable, pooled.probe_status = {"/classify"}, 503
     _, proxy = await fleet.one()
-    await until(lambda: any(probe.path == "/classify" for probe in pooled.probes))
+    await until(lambda: sum(probe.path == "/classify" and probe.over.is_set() for probe in pooled.probes) > 0)
 
     answer = await proxy.ask(best_of_two("reward"))
 
@@ -78,3 +78,51 @@ async def test_it_is_asked_again_when_it_has_come_back(fleet: Fleet) -> None:
     await asked(proxy, pooled)
 
     assert (await proxy.ask(best_of_two("reward"))).status_code == 200
+
+
+async def test_one_that_could_not_is_asked_again_after_a_while(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model may not have been loaded yet."""
+    monkeypatch.setattr("proxy.probe.UNABLE_S", 0.1)
+    pooled = await fleet.pooled("outcome")
+    pooled.incapable, pooled.probe_status = {"/classify"}, 404
+    _, proxy = await fleet.one()
+    await asked(proxy, pooled)
+
+    pooled.incapable = set()
+    await until(lambda: proxy.service.catalog.by_name["outcome"].problem is None)
+
+    assert (await proxy.ask(best_of_two("reward"))).status_code == 200
+
+
+async def test_under_another_kind_it_is_asked_anew(fleet: Fleet) -> None:
+    pooled = await fleet.pooled("outcome")
+    pooled.incapable, pooled.probe_status = {"/classify"}, 404
+    await fleet.backend()
+    proxy = await fleet.proxy(watched=True)
+    await asked(proxy, pooled)
+
+    pooled.kind = "process"
+    fleet.write()
+    assert await proxy.reloader.reload()
+
+    assert (await asked(proxy, pooled))["capabilities"] == {"process": True}
+
+
+async def test_who_names_no_scorer_gets_one_that_works(fleet: Fleet) -> None:
+    outcome, process = await fleet.pooled("outcome"), await fleet.pooled("process")
+    outcome.incapable, outcome.probe_status = {"/classify"}, 404
+    _, proxy = await fleet.one()
+    await asked(proxy, outcome)
+    await asked(proxy, process)
+
+    answer = await proxy.ask(chat(tts={"strategy": "best-of-n", "n": 2}))
+
+    assert answer.status_code == 200, answer.text
+    assert len(process.at("/pooling")) > 0
+
+
+async def test_a_probe_is_nobodys_gpu_time(fleet: Fleet) -> None:
+    pooled = await fleet.pooled("outcome")
+    _, proxy = await fleet.one()
+    await asked(proxy, pooled)
+    assert proxy.service.catalog.by_name["outcome"].gpu_time.spent().attributed == 0
