@@ -24,6 +24,7 @@ from proxy.config import ConfigError, SloDefaults, load
 from proxy.controls import CONTROL_HEADERS, read
 from proxy.errors import InvalidRequest
 from proxy.health import Health
+from proxy.overrun import Overrun
 from proxy.trace_context import incoming
 from proxy.unseen_tokens import Pace
 from proxy.upstream.errors import UpstreamError
@@ -105,7 +106,13 @@ def test_a_branch_ends_once_whatever_the_backend_sends(status: int, payloads: li
     gpu_time, over = Time(), list[BranchStream]()
     health = Health("a", None, lambda: 0.0)
     backend: Any = SimpleNamespace(
-        name="a", gpu_time=gpu_time, health=health, line=None, pace=Pace(), without_key=lambda data: data
+        name="a",
+        gpu_time=gpu_time,
+        health=health,
+        line=None,
+        pace=Pace(),
+        overrun=Overrun(),
+        without_key=lambda data: data,
     )
     branch = BranchStream(0, backend, lambda: 0.0, over.append)
     branch.on_head(status, [])
