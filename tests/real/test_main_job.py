@@ -96,13 +96,15 @@ async def test_losers_and_left_clients_stop_in_the_engine(proxy_url: str, config
 
 
 def test_greedy_requests_may_use_the_speculative_engine_and_sampled_ones_never(proxy_url: str) -> None:
-    def usable(temperature: float | None) -> set[str]:
+    def usable(temperature: float | None) -> set[tuple[str, str]]:
         body = {"model": "tinymath-s", "messages": MESSAGES, "temperature": temperature}
         view = httpx.post(f"{proxy_url}/v1/plan", json=body, headers=LOOSE).json()
-        return {row["backend"] for row in view["candidates"]}
+        return {(row["backend"], row["strategy"]) for row in view["candidates"]}
 
-    assert usable(0) == {"s-tp1", "s-ngram"}
-    assert usable(None) == usable(1.0) == {"s-tp1"}
+    assert usable(0) == {("s-tp1", "none"), ("s-ngram", "none")}
+    assert {backend for backend, _ in usable(1.0)} == {"s-tp1"}
+    # Of one that says nothing of sampling, the plan that asks at temperature 0 alone.
+    assert {strategy for backend, strategy in usable(None) if backend == "s-ngram"} <= {"none"}
 
 
 def test_pass_through_is_upstreams_answer(client: OpenAI) -> None:

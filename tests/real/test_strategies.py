@@ -31,6 +31,14 @@ SEARCHES = ("beam-search", "dvts", "rebase", "particle-filter")  # between two s
 SLACK_S = 1.0  # two shared cores, with six engines and the test beside the proxy
 
 
+def endless(setting: str, **members: Any) -> dict[str, Any]:
+    """It decodes for seconds."""
+    body = body_of(setting, **ENDLESS, **members)
+    if setting == "budget-forcing":  # whose parts are as long as it says
+        body["tts"] |= {"waits": 8, "max_tokens": 1500}
+    return body
+
+
 def body_of(setting: str, **members: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": MESSAGES, "tts": tts_of(setting), **members}
 
@@ -95,7 +103,7 @@ async def test_a_deadline_cuts_it_short(proxy_url: str, config: Config, setting:
         trace_id = uuid.uuid4().hex
         headers = {"x-slo-latency-ms": "700", "traceparent": f"00-{trace_id}-{trace_id[:16]}-01"}
         began = time.monotonic()
-        answer = await client.post(CHAT, json=body_of(setting, stream=stream, **ENDLESS), headers=headers)
+        answer = await client.post(CHAT, json=endless(setting, stream=stream), headers=headers)
         assert time.monotonic() - began < 0.7 + SLACK_S
         assert answer.status_code in (200, 504), answer.text
         if stream and answer.status_code == 200:
@@ -129,7 +137,7 @@ async def test_a_client_that_leaves_takes_everything_with_it(proxy_url: str, con
         headers = {"traceparent": f"00-{trace_id}-{trace_id[:16]}-01"}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.3):
-                await client.post(CHAT, json=body_of(setting, stream=stream, **ENDLESS), headers=headers)
+                await client.post(CHAT, json=endless(setting, stream=stream), headers=headers)
         trace = await _trace(client, trace_id)
         assert trace["outcome"] == "client_gone"
         assert "cancelled" in [branch["outcome"] for branch in trace["branches"]] or setting in SEARCHES
