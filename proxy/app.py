@@ -175,8 +175,8 @@ async def _ready(request: Request) -> Response:
     scorers = {backend.name: _state(backend) for backend in catalog.pooled}
     traces = {"problem": store.problem, "waiting": store.waiting, "dropped": store.dropped}
     ready = any(state["serving"] for state in backends.values()) and not live.draining
-    told: dict[str, Any] = {"ready": ready, "draining": live.draining, "backends": backends, "scorers": scorers}
-    told["traces"] = traces
+    told: dict[str, Any] = {"ready": ready, "draining": live.draining}
+    told |= {"backends": backends, "scorers": scorers, "traces": traces}
     if live.reloader is not None:
         told["configuration"] = live.reloader.told()
     return JSONResponse(told, 200 if ready else 503)

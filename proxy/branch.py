@@ -19,11 +19,11 @@ from proxy.sse import DONE, EventSplitter, EventTooLarge
 from proxy.unseen_tokens import FEW, since_last_chunk
 from proxy.upstream.connection import Exchange, Headers
 from proxy.upstream.errors import BadResponse, UpstreamError
+from strategies.answers import CLOSE, OPEN
 from strategies.base import WHOLE, Generation
 
 BranchState = Literal["running", "completed", "truncated", "cancelled", "failed"]
 MAX_ERROR_BODY = 256 * 1024
-THOUGHT = "</think>"  # has ended
 MAX_BRANCH_BYTES = 256 * 1024 * 1024  # of its stream, which is kept until the request ends
 
 
@@ -145,7 +145,7 @@ class BranchStream:
     def reasoning_tokens(self) -> int:
         """Of all its tokens, those of thinking, as far as the engine or the tags tell it; exact to a chunk."""
         text = self.text
-        unfinished = text.rfind("<think>") > text.rfind(THOUGHT)
+        unfinished = text.rfind(OPEN) > text.rfind(CLOSE)
         return self.completion_tokens + self.unseen_tokens if unfinished else self._thinking_tokens
 
     @property
@@ -298,9 +298,9 @@ class BranchStream:
         last = self._content[-1] if self._content else ""
         if ">" not in last:
             return False
-        tail = "".join(self._content[-len(THOUGHT) :])
-        at = tail.rfind(THOUGHT)
-        return at >= 0 and at + len(THOUGHT) > len(tail) - len(last)
+        tail = "".join(self._content[-len(CLOSE) :])
+        at = tail.rfind(CLOSE)
+        return at >= 0 and at + len(CLOSE) > len(tail) - len(last)
 
     @property
     def pace_s(self) -> float | None:

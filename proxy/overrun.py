@@ -13,7 +13,7 @@ FORGET = 0.995  # with every cut branch: the last two hundred count
 FADE = 0.999  # with every look without one
 DOUBT = 10  # cut branches without any, that are assumed to have been seen before
 PATIENCE = 1200  # looks, some ten minutes: a call that was not booked by then never will be (its trace was dropped)
-UNREAD = 4096  # booked calls that wait for a look: an engine without metrics has none
+UNREAD = 4096  # calls that wait for a look: an engine without metrics has none
 
 
 class Overrun:
@@ -28,7 +28,7 @@ class Overrun:
         self._carry = 0.0
         self._lock = threading.Lock()
         self._looks = 0
-        self._unbooked: list[int] = []  # the looks after which they began
+        self._unbooked: deque[int] = deque(maxlen=UNREAD)  # the looks after which they began
         self._booked: deque[tuple[int, int, bool]] = deque(maxlen=UNREAD)
         self._excess = self._weight = 0.0
         self._before: tuple[float, int, int] | None = None  # (excess, cuts, running) at the last look that counts
@@ -36,8 +36,6 @@ class Overrun:
 
     def began(self) -> None:
         self._unbooked.append(self._looks)
-        if len(self._unbooked) > UNREAD:  # nobody looks
-            del self._unbooked[0]
 
     def booked(self, tokens: int, *, cuts: int = 0, exact: bool = True) -> int:
         """As `cut`, of a call that told its `tokens` only now. `cuts`: of its branches; `exact` false: an estimate,
@@ -56,15 +54,13 @@ class Overrun:
         self._looks += 1
         exact = self._read_booked()
         while self._unbooked and self._unbooked[0] < self._looks - PATIENCE:
-            del self._unbooked[0]
+            self._unbooked.popleft()
         if others or not exact:
             self._before = None
-        if self._unbooked:
+        if others or self._unbooked:
             return
         before, self._before = self._before, (generated - self.told, self._cuts, running)
-        if others:
-            self._before = None
-        elif before is not None:
+        if before is not None:
             self._learn(self._before[0] - before[0], self._cuts - before[1], running + before[2])
 
     def _read_booked(self) -> bool:

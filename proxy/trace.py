@@ -17,9 +17,8 @@ class BranchTrace(msgspec.Struct, omit_defaults=True):
     """Times in milliseconds since the request arrived. `wave`: which fan-out of its request it belongs to; `role`: what
     it was for, where it is no answer (judge, aside, score). `attempt`: what it was started for after another one
     (retry, hedge, replacement). `error` quotes nothing that a backend said; `error_type`: the error's class, or the
-    backend's status. `reasoning_tokens`: of `completion_tokens`, those of
-    thinking; `estimated_tokens`: those that nobody counted: generated after the last
-    that was heard of, or by an answer that told no usage."""
+    backend's status. Of `completion_tokens`, `reasoning_tokens` are those of thinking and `estimated_tokens` those that
+    nobody counted: generated after the last that was heard of, or by an answer that told no usage."""
 
     index: int
     backend: str

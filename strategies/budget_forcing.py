@@ -19,13 +19,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from strategies.answers import CLOSE, OPEN
 from strategies.base import MAX_BRANCHES, Branch, Context, Generation, Need, Outcome, Shape, StopRule, Strategy
 from strategies.base import Params as BaseParams
 from strategies.fallback import settle
 from strategies.stopping import All, BetaLead
 from strategies.voting import Vote
 
-OPEN, CLOSE = "<think>", "</think>"
 MOST_TOKENS = 1_000_000
 Phase = Literal["thinking", "answering"]
 
@@ -71,7 +71,8 @@ class BudgetForcing(Strategy[Params]):
         params, vote, rule = self.params, Vote(), self._rule()
         chains = [_Chain(params, context.max_tokens, context.room) for _ in range(params.n)]
         going: Sequence[_Chain] = chains
-        while going and not context.out_of_time:
+        decided = False
+        while going and not decided and not context.out_of_time:
             async with context.sample([chain.part() for chain in going]) as arrivals:
                 async for branch in arrivals:
                     chain = going[branch.place]
@@ -79,8 +80,9 @@ class BudgetForcing(Strategy[Params]):
                     if chain.answer is None:
                         continue
                     vote.add(branch, await context.answer(branch) if params.n > 1 else None)
-                    if rule.decided(vote.counts, vote.arrived, params.n):
-                        return vote.outcome(_note(chains))
+                    decided = rule.decided(vote.counts, vote.arrived, params.n)
+                    if decided:
+                        break
             going = [chain for chain in going if chain.goes_on()]
         if not vote.arrived:
             return _thought(going)

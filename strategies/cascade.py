@@ -69,14 +69,14 @@ class Cascade(Strategy[Params]):
     async def run(self, context: Context) -> Outcome:
         small, agreed = await self._small(context)
         if agreed:
-            return await self._outcome(context, small)
+            return await _outcome(context, small)
         if context.out_of_time:
-            return await self._outcome(context, small, "not escalated: the deadline came")
+            return await _outcome(context, small, "not escalated: the deadline came")
         larger = await self._larger(context, small)
         if not any(answer for _, answer in larger):
             what = "no answer" if larger else f"nothing ({why(context)})"
             first, second = (small, larger) if any(answer for _, answer in small) else (larger, small)
-            return await self._outcome(context, first, f"escalated, but the larger model gave {what}", second)
+            return await _outcome(context, first, f"escalated, but the larger model gave {what}", second)
         return await self._joined(context, small, larger)
 
     async def _small(self, context: Context) -> tuple[Voted, bool]:
@@ -110,21 +110,22 @@ class Cascade(Strategy[Params]):
     async def _joined(self, context: Context, small: Voted, larger: Voted) -> Outcome:
         weight = self.params.small_weight
         if not weight:
-            return await self._outcome(context, larger, "escalated to the larger model", small)
+            return await _outcome(context, larger, "escalated to the larger model", small)
         vote = PartVote()
         _add(vote, larger, 1.0)
         _add(vote, small, weight)
         return vote.outcome("escalated to the larger model")
 
-    async def _outcome(self, context: Context, voted: Voted, note: str | None = None, others: Voted = ()) -> Outcome:
-        """Of these votes; `others` only follow in the ranking."""
-        vote = PartVote()
-        _add(vote, voted)
-        for branch, _ in others:
-            vote.add(branch, None)
-        return await settle(context, vote, len(voted), note)
-
 
 def _add(vote: PartVote, voted: Voted, weight: float | None = None) -> None:
     for branch, answer in voted:
         vote.add(branch, answer, weight)
+
+
+async def _outcome(context: Context, voted: Voted, note: str | None = None, others: Voted = ()) -> Outcome:
+    """Of these votes; `others` only follow in the ranking."""
+    vote = PartVote()
+    _add(vote, voted)
+    for branch, _ in others:
+        vote.add(branch, None)
+    return await settle(context, vote, len(voted), note)

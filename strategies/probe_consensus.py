@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from strategies.answers import CLOSE
 from strategies.base import (
     MAX_BRANCHES,
     Answer,
@@ -36,7 +37,6 @@ from strategies.fallback import settle
 from strategies.rounds import Rounds
 from strategies.stopping import All
 
-CLOSE = "</think>"
 LINE = "\n"
 BEHIND = 1 << 40  # what a branch wrote to its end answers for its class before any probe does
 

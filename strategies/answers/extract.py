@@ -13,7 +13,7 @@ TAIL_CHARS = 65_536
 MAX_HOPS = 64
 """How many earlier mentions of a marker (`\\boxed`, "answer") are tried before the rule gives up."""
 
-_OPEN, _CLOSE = "<think>", "</think>"
+OPEN, CLOSE = "<think>", "</think>"
 _BOXED = "\\boxed"
 _UNCLOSED = "\\boxed{"
 _BARE_BOX = re.compile(r"\s{0,8}([^\s{}$\\]{1,64})")
@@ -55,12 +55,12 @@ def split_thinking(text: str) -> tuple[str, str]:
     """
     if "<" not in text or "think>" not in text:  # the one-character search is ten times as fast
         return "", text
-    opened, closed = text.rfind(_OPEN), text.rfind(_CLOSE)
+    opened, closed = text.rfind(OPEN), text.rfind(CLOSE)
     if opened > closed:
-        return text[opened + len(_OPEN) :], ""
+        return text[opened + len(OPEN) :], ""
     if closed < 0:
         return "", text
-    return text[:closed], text[closed + len(_CLOSE) :]
+    return text[:closed], text[closed + len(CLOSE) :]
 
 
 def extract(text: str) -> str | None:

@@ -3,7 +3,6 @@ cancelled, and no other; and nothing is left open, whatever ends the request."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import pytest
@@ -16,7 +15,6 @@ from proxy.service import FinishTime
 from strategies.registry import Registry
 
 SOLVED = "2 + 2 = 4\n\\boxed{4}"
-NEVER = asyncio.Event()
 ENDLESS = drips(0.004)
 
 whole_or_streamed = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -3,8 +3,10 @@
 from random import Random
 
 import pytest
+from test_branch import _branch
 
 from proxy.overrun import DOUBT, MOST, PATIENCE, Overrun
+from proxy.pooled import metered
 
 
 class Engine:
@@ -165,3 +167,16 @@ def test_an_engine_that_tells_less_than_it_was_asked_for_is_never_owed() -> None
     engine.run(100, cut=True)
     engine.look()
     assert engine.overrun.per_cut == 0
+
+
+async def test_what_a_judge_wrote_is_in_the_account_and_a_call_that_broke_off_teaches_nothing() -> None:
+    backend, clock = _branch().backend, lambda: 0.0
+    with metered(backend, clock, []) as call:
+        call.completion_tokens = 7
+        backend.overrun.look(3.0, 1, others=False)
+        assert backend.overrun._before is None, "while it runs, nothing can be told"
+    backend.overrun.look(7.0, 0, others=False)
+    assert (backend.overrun.told, backend.overrun._before) == (7, (0.0, 0, 0))
+    with pytest.raises(TimeoutError), metered(backend, clock, []):
+        raise TimeoutError
+    assert backend.overrun._read_booked() is False

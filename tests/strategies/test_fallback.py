@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from strategies.base import Outcome, Scorer
+from strategies.base import NoScore, Outcome, Scorer
 from strategies.first_finish import FirstFinish
 from strategies.first_finish import Params as FirstFinishParams
 from strategies.registry import Registry
@@ -94,12 +94,19 @@ DIFFER = [finishes("6", 10), finishes("7", 20), finishes("8", 30)]
         ("cascade", {"n": 4, "agreement": 0.5, "larger_n": 1}, [*DIFFER, finishes("9", 40), fails(5)]),
         ("mixture-of-agents", {"n": 3}, [*DIFFER, fails(5)]),
         ("recursive-aggregation", {"n": 3, "k": 2, "rounds": 1}, [*DIFFER, *[fails(5)] * 3]),
+        ("budget-forcing", {"n": 3, "waits": 0}, DIFFER),
+        ("rebase", {"n": 3}, DIFFER),  # whose own reward, of steps, is down
     ],
 )
 async def test_so_it_does_in_every_strategy_that_ends_with_a_vote(
     name: str, params: dict[str, Any], script: list[Any]
 ) -> None:
-    sampler = ScriptedSampler(script, scores=_likes("8"))
-    outcome = await Registry.installed().build(name, params).run(sampler)
+    def scores(texts: Sequence[str], by: Scorer) -> list[list[float]]:
+        if by == "process-reward":
+            raise NoScore("it is down")
+        found: list[list[float]] = _likes("8")(texts, by)
+        return found
+
+    outcome = await Registry.installed().build(name, params).run(ScriptedSampler(script, scores=scores))
     assert outcome.answer == "8"
     assert (outcome.note or "").endswith("all answers differ: the reward chose")
