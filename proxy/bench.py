@@ -5,6 +5,7 @@ will run.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,23 @@ import msgspec
 
 from profiler.measure import Counters, Timing
 from proxy import load_metrics
-from proxy.backend import Backend
+from proxy.backend import Backend, open_backend
 from proxy.branch import BranchStream
+from proxy.config import BackendConfig
 from proxy.fanout import Run
 from proxy.upstream.errors import UpstreamError
 from proxy.upstream.fetch import fetch
+from proxy.upstream.pool import Limits
 from proxy.upstream_body import VOTE_STREAM_INTERVAL
 
 GET_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 30.0
+
+
+def open_to_measure(config: BackendConfig, model: str) -> Backend:
+    """With patience: where engines outnumber the cores a connection may take seconds, and no client waits for it.
+    Raises as `open_backend` does."""
+    return open_backend(config, model, None, time.monotonic, Limits(connect_timeout_s=CONNECT_TIMEOUT_S))
 
 
 class EngineFailed(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from profiler import agree_run, verdict
 from profiler.agree import Limits, Standing
 from profiler.agree_run import AgreementRun, Effort, Reference
 from profiler.verdict import Agreement, SamplingSetting, Verdict, agreement_path
-from proxy.backend import open_backend
-from proxy.bench import EngineBench
+from proxy.bench import EngineBench, open_to_measure
 from proxy.config import BackendConfig, ModelConfig
 from strategies.answers import MathVerifyPool
 
@@ -49,7 +47,7 @@ async def check_agreement(
     if found is None:
         return []
     limits, effort, today = limits or Limits(), effort or Effort(), datetime.date.today()
-    opened, equivalence = open_backend(backend, model.name, None, time.monotonic), MathVerifyPool()
+    opened, equivalence = open_to_measure(backend, model.name), MathVerifyPool()
     verdicts = []
     try:
         for setting in SETTINGS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from profiler.measure import Measured
 from profiler.profile_file import Profile
 from profiler.tasks import Task, TaskError, load_task
 from proxy import profiling
-from proxy.backend import open_backend
+from proxy.bench import open_to_measure
 from proxy.cli.agreement import agrees
 from proxy.config import BackendConfig, Config, ConfigError, ModelConfig, load
 from proxy.profiling import Job
@@ -117,7 +116,7 @@ def _wanted(config: Config, only: str | None, out: Path | None) -> list[tuple[Mo
 async def _opened(
     model: ModelConfig, backend: BackendConfig, path: Path, *, budget_s: float = DEFAULT_BUDGET_S, busy_ok: bool
 ) -> AsyncIterator[Job]:
-    opened = open_backend(backend, model.name, None, time.monotonic)
+    opened = open_to_measure(backend, model.name)
     try:
         yield Job(opened, path, budget_s, _task(model), busy_ok)
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from profiler.marking import Generated
 from profiler.quality_file import StoredQuestion
 from profiler.quality_sections import Correlation, Lengths
 from profiler.tasks import Task, TaskQuestion, load_task
-from proxy.backend import open_backend
-from proxy.bench import EngineBench
+from proxy.bench import EngineBench, open_to_measure
 from proxy.branch import BranchStream
 from proxy.config import BackendConfig, Config, ConfigError, load
 from proxy.token_logprobs import token_logprobs
@@ -119,7 +117,7 @@ class _Job:
         self._lines.parent.mkdir(parents=True, exist_ok=True)
         done = self._keep_whole_lines()
         left = [question for question in questions if question.question not in done]
-        backend = open_backend(self._backend, self._model, None, time.monotonic)
+        backend = open_to_measure(self._backend, self._model)
         equivalence = MathVerifyPool()
         try:
             if texts is None:

@@ -18,11 +18,12 @@ from profiler.measure import Counters, EngineShared
 from profiler.profile_file import Profile
 from profiler.tasks import load_task
 from proxy.backend import open_backend
-from proxy.bench import EngineFailed
+from proxy.bench import EngineFailed, open_to_measure
 from proxy.cli.profile import Duration, check_fleet, profile_fleet
 from proxy.config import BackendConfig, Config, LaunchConfig, ModelConfig
 from proxy.load_metrics import MetricMissing, kv_capacity_tokens, parse_counters
 from proxy.profiling import REPETITIVE, EngineBusy, Job, check_profile, profile
+from proxy.upstream.pool import Limits
 
 
 class Engine(ScriptedBackend):
@@ -247,3 +248,10 @@ def test_a_budget_is_a_number_with_a_unit(said: str, seconds: float) -> None:
 def test_any_other_budget_is_an_error_that_says_what_to_write(said: str) -> None:
     with pytest.raises(click.BadParameter, match="say 90s or 5m"):
         Duration().convert(said, None, None)
+
+
+async def test_a_measurement_waits_longer_for_a_connection_than_a_request_does() -> None:
+    """On two cores with seven ranks one took more than three seconds, and a first `make demo` ended with that."""
+    backend = open_to_measure(BackendConfig(name="a", url="http://127.0.0.1:1"), "m")
+    assert backend.pool.limits.connect_timeout_s >= 10 * Limits().connect_timeout_s
+    await backend.pool.aclose()
