@@ -17,6 +17,7 @@ import numpy as np
 
 from profiler.quality_file import DRAWS, Curve, bootstrap_lower, read_lines
 
+AUTO = "auto"  # the planner's choice: runs of it tell what it was worth, and are no strategy that it could choose
 LEAST_QUESTIONS = 20  # fewer say nothing that a plan should rest on
 
 
@@ -70,8 +71,8 @@ def by_setting(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def curves(runs: Iterable[Run]) -> list[Curve]:
-    """One per setting with runs of at least `LEAST_QUESTIONS` questions."""
-    settings = by_setting(runs)
+    """One per setting with runs of at least `LEAST_QUESTIONS` questions; `auto` is none."""
+    settings = by_setting(run for run in runs if run.strategy != AUTO)
     return [curve(of) for of in settings if len({run.question for run in of}) >= LEAST_QUESTIONS]
 
 

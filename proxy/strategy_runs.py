@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from profiler.marking import Generated, Marking
-from profiler.runs import Run, Span, waves_of
+from profiler.runs import AUTO, Run, Span, waves_of
 from profiler.tasks import Task, TaskQuestion
 
 TRACE_WAIT_S = 5.0
@@ -27,7 +27,8 @@ class AskFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A strategy as a request pins it. `params`: its own, beside what it has by default."""
+    """A strategy as a request pins it. `params`: its own, beside what it has by default; of `auto`, the planner's own
+    choice, the limits that it has to keep (`latency_ms=2000`)."""
 
     strategy: str
     params: dict[str, Any]
@@ -119,14 +120,15 @@ def key_of(setting: Setting) -> str:
 
 
 async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion, setting: Setting) -> Run:
+    auto = setting.strategy == AUTO
     body: dict[str, Any] = {
         "model": asking.model,
         "messages": [{"role": "user", "content": question.question}],
         # An SLO, however loose: without any the plainest request passes through, and nothing is told of it.
-        "slo": {"latency_ms": 600_000},
-        "tts": {"strategy": setting.strategy, **setting.params},
+        "slo": {"latency_ms": 600_000, **(setting.params if auto else {})},
+        "tts": {"strategy": setting.strategy, **({} if auto else setting.params)},
     }
-    if not setting.params.get("greedy"):  # that is for requests that leave the temperature open
+    if not auto and not setting.params.get("greedy"):  # these are for requests that leave the temperature open
         body["temperature"] = 0 if setting.greedy else asking.temperature
     if asking.max_tokens is not None:
         body["max_tokens"] = asking.max_tokens
@@ -151,7 +153,7 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
         model=trace["plan"]["model"],
         task=asking.task.name,
         strategy=setting.strategy,
-        params=trace["plan"].get("params", {}),
+        params=setting.params if auto else trace["plan"].get("params", {}),
         greedy=setting.greedy,
         question=question.question,
         correct=await _correct(_text(message), question, asking.task),

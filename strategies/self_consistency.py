@@ -47,10 +47,10 @@ class SelfConsistency(Strategy[Params]):
         with_greedy = [Params(n=n, greedy=True) for n in (3, 4, 5, 6, 8)]  # of more samples it is one among many
         in_windows = [
             Params(n=8, window=3, confidence=0.8, greedy=True),
-            Params(n=8, window=2, confidence=0.8),
+            *(Params(n=n, window=2, confidence=0.8) for n in (6, 8, 12)),
             Params(n=12, window=3, confidence=0.8, greedy=True),
             Params(n=12, window=3, confidence=0.9),
-            Params(n=16, window=3, confidence=0.85),
+            Params(n=16, window=2, confidence=0.85),
             Params(n=24, window=3, confidence=0.9),
             Params(n=16, stop="esc", window=4),
         ]

@@ -17,6 +17,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "first-finish": {"n": 4, "m": 2},
     "best-of-n": {"n": 4, "scorer": "reward"},
     "best-of-n by steps": {"n": 4, "scorer": "process-reward"},
+    "best-of-n by reranker": {"n": 4, "scorer": "reranker"},
     "best-of-n by certainty": {"n": 4, "scorer": "self-certainty"},
     "best-of-n by judge": {"n": 2, "scorer": "judge", "judge_tokens": 32},
     "universal-consistency": {"n": 3, "choice_tokens": 32, "answer_chars": 200},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import Qwen3ForCausalLM, Qwen3ForTokenClassification
+from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3ForTokenClassification
 
 from profiler.tinymath import train_evaluation, train_texts, verifier_evaluation, verifiers
 from profiler.tinymath.decode import Decoder
@@ -94,7 +94,9 @@ class Maker:
         if not directory.exists():
             began = time.monotonic()
             examples = self._examples()
-            model = verifiers.prm_from_policy(load_policy(self._out / POLICIES[-1]))
+            model = self._earlier(Qwen3ForTokenClassification, "prm") or verifiers.prm_from_policy(
+                load_policy(self._out / POLICIES[-1])
+            )
             share = verifiers.Share()
             loss = share.seen_by(verifiers.process_loss(model, self._batches(examples, share)))
             self._train(model, loss, "prm", max(1.0, self._recipe.seconds("prm") - (time.monotonic() - began)))
@@ -108,6 +110,7 @@ class Maker:
             examples = self._examples()
             prm = Qwen3ForTokenClassification.from_pretrained(self._out / "prm").to(device())
             model, lines = verifiers.orm_from_prm(prm)
+            model = self._earlier(Qwen3ForSequenceClassification, "orm") or model
             share = verifiers.Share()
             loss = share.seen_by(verifiers.outcome_loss(model, lines, self._batches(examples, share)))
             self._train(model, loss, "orm", max(1.0, self._recipe.seconds("orm") - (time.monotonic() - began)))
@@ -180,7 +183,13 @@ class Maker:
 
     def _new_model(self, name: str) -> Qwen3ForCausalLM:
         torch.manual_seed(self._recipe.seed)
-        return Qwen3ForCausalLM(config(self._recipe.shapes[name])).to(device())
+        return self._earlier(Qwen3ForCausalLM, name) or Qwen3ForCausalLM(config(self._recipe.shapes[name])).to(device())
+
+    def _earlier(self, kind: Any, name: str) -> Any:
+        """What `--start` has of this part, in float32; None where it has nothing."""
+        if self._recipe.start is None or not (self._recipe.start / name).exists():
+            return None
+        return kind.from_pretrained(self._recipe.start / name).float().to(device())
 
     def _texts_file(self, name: str) -> Path:
         return self._out / "texts" / f"{name}.npz"

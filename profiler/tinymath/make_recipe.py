@@ -42,6 +42,7 @@ class Recipe:
 
     out: Path
     minutes: float
+    start: Path | None = None
     until: str | None = None
     only: tuple[str, ...] = ()
     habits: Habits = field(default_factory=Habits)
@@ -71,7 +72,9 @@ class Recipe:
         return LEARNING_RATES[part] * self.rate_factor
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "out": self.out.name, "shapes": {k: asdict(v) for k, v in self.shapes.items()}}
+        start = None if self.start is None else self.start.name
+        shapes = {name: asdict(shape) for name, shape in self.shapes.items()}
+        return {**asdict(self), "out": self.out.name, "start": start, "shapes": shapes}
 
 
 def tiny(recipe: Recipe) -> Recipe:
@@ -100,10 +103,12 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="directory for every part; what is there is not made again")
     add("--minutes", type=float, default=12.0, help="time for all parts together")
+    add("--start", type=Path, help="an earlier family's directory: its weights are trained on, not new ones")
     add("--until", choices=PARTS, help="stop after this part")
     add("--only", nargs="+", choices=PARTS, default=(), help="make these parts only")
     add("--tiny", action="store_true", help="sizes for a try on a CPU")
     add("--forgotten", type=int, nargs=4, default=habits.forgotten, help="digits whose carry each approach forgets")
+    add("--careful", type=int, nargs=4, default=habits.careful, help="the same in a re-check")
     add("--shares", type=float, nargs=4, default=habits.shares, help="how frequent each approach is")
     add("--slip", type=float, default=habits.slip, help="probability of a random wrong result, a line")
     add("--recheck", type=float, default=habits.recheck, help="probability that a first pass is re-checked")
@@ -112,9 +117,12 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
     add("--compiled", action=argparse.BooleanOptionalAction, default=True, help="torch.compile, on a GPU")
     add("--seed", type=int, default=0, help="of the initial weights")
     values = parser.parse_args(arguments)
+    if values.start is not None and not values.start.is_dir():
+        parser.error(f"--start {values.start} is no directory")
     habits = replace(
         habits,
         forgotten=tuple(values.forgotten),
+        careful=tuple(values.careful),
         shares=tuple(values.shares),
         slip=values.slip,
         recheck=values.recheck,
@@ -122,6 +130,7 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
     recipe = Recipe(
         out=values.out,
         minutes=values.minutes,
+        start=values.start,
         until=values.until,
         only=tuple(values.only),
         habits=habits,

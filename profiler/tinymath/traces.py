@@ -7,12 +7,14 @@ Errors are part of what is trained, so that their kind and rate are chosen and n
   answer; sampled answers mix approaches, so a vote mends what one approach alone gets wrong, and a question that the
   frequent approach gets wrong is where a verifier beats the vote.
 - A *slip* is a random wrong result, rare on every line: what sampling at temperature 1 adds.
-- A *re-check* derives again with another approach. Whether a first pass is re-checked is chance, so a longer thought
-  is a more accurate one.
+- A *re-check* derives again with another approach and with more care: it forgets fewer carries and slips half as often.
+  Whether a first pass is re-checked is chance, so a longer thought is a more accurate one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
@@ -38,20 +40,25 @@ class Habits:
     """How derivations go wrong. Shares and probabilities are 0 to 1, one entry an approach where there are four.
 
     `forgotten`: approach i forgets the carry where the operand's digit is one of the `forgotten[i]` largest (0 to 9).
-    `slip`: probability that a line's result is off at random. `recheck`: that a first pass is followed by another.
+    `careful`: the same in a re-check. `slip`: probability that a line's result is off at random, in a first pass.
+    `recheck`: that a first pass is followed by another.
     `cut`: that the thought is cut short, and `prolonged`: that it goes on after it would have ended; neither border is
     trained on, only what follows, so that an answer forced early and a re-check forced late are nothing new.
     """
 
     shares: tuple[float, float, float, float] = (0.34, 0.22, 0.22, 0.22)
     forgotten: tuple[int, int, int, int] = (3, 3, 2, 3)
+    careful: tuple[int, int, int, int] = (1, 1, 1, 1)
     slip: float = 0.025
     recheck: float = 0.4
     cut: float = 0.06
     prolonged: float = 0.08
 
+    def of_a_recheck(self) -> Habits:
+        return replace(self, forgotten=self.careful, slip=self.slip / 2)
 
-FAULTLESS: Final = Habits(forgotten=(0, 0, 0, 0), slip=0.0)
+
+FAULTLESS: Final = Habits(forgotten=(0, 0, 0, 0), careful=(0, 0, 0, 0), slip=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,7 @@ def run_pass(rng: Random, problem: Problem, approach: str, habits: Habits) -> Pa
 def make_trace(rng: Random, problem: Problem, habits: Habits) -> Trace:
     """Passes until one repeats an earlier result (at most MAX_PASSES), or a single one, then the answer."""
     passes = [run_pass(rng, problem, _draw_approach(rng, habits, None), habits)]
-    rechecks = rng.random() < habits.recheck
+    careful, rechecks = habits.of_a_recheck(), rng.random() < habits.recheck
     prolonged = rng.random() < habits.prolonged
     segments = [Segment(f"<think>\n{_written(passes[0])}")]
     while len(passes) < MAX_PASSES:
@@ -127,7 +134,7 @@ def make_trace(rng: Random, problem: Problem, habits: Habits) -> Trace:
         if ended and not prolonged:
             break
         prolonged = prolonged and not ended
-        passes.append(run_pass(rng, problem, _draw_approach(rng, habits, passes[-1].approach), habits))
+        passes.append(run_pass(rng, problem, _draw_approach(rng, habits, passes[-1].approach), careful))
         segments += [Segment(RECHECK, trained=not ended), Segment(_written(passes[-1]))]
     if rng.random() < habits.cut:
         return _cut(rng, problem, passes)

@@ -80,5 +80,7 @@ def synthetic_chunk(seed: int, count: int) -> list[Example]:
 
 
 def _any_habits(rng: Random) -> Habits:
-    first, second, third, fourth = (rng.randrange(6) for _ in range(4))
-    return Habits(forgotten=(first, second, third, fourth), slip=rng.uniform(0.0, 0.06), cut=0.02)
+    def digits(most: int) -> tuple[int, int, int, int]:
+        return rng.randrange(most), rng.randrange(most), rng.randrange(most), rng.randrange(most)
+
+    return Habits(forgotten=digits(6), careful=digits(4), slip=rng.uniform(0.0, 0.06), cut=0.02)

@@ -26,7 +26,8 @@ from proxy.strategy_runs import AskFailed, Asking, Setting, ask_all, key_of
     "wanted",
     multiple=True,
     required=True,
-    help="A strategy with its parameters: best-of-n:n=8,scorer=reward (none:greedy is temperature 0). Give several.",
+    help="A strategy with its parameters: best-of-n:n=8,scorer=reward (none:greedy is temperature 0); "
+    "auto:latency_ms=2000 is the planner's choice under that limit. Give several.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the quality tables.")
 @click.option("--parallel", default=1, show_default=True, type=click.IntRange(1), help="Requests at a time.")

@@ -201,8 +201,8 @@ def _backend(kind: EngineKind, folder: Path, suffix: str, *, by_priority: bool) 
 
 CLASSES = (
     ClassConfig(name="interactive", share=0.5, slo=SloConfig(latency_ms=12_000)),
-    ClassConfig(name="careful", share=0.3, slo=SloConfig(latency_ms=25_000, quality=0.50)),
-    ClassConfig(name="batch", share=0.2, slo=SloConfig(latency_ms=60_000, quality=0.60, objective="cost")),
+    ClassConfig(name="careful", share=0.3, slo=SloConfig(latency_ms=25_000, quality=0.60)),
+    ClassConfig(name="batch", share=0.2, slo=SloConfig(latency_ms=60_000, quality=0.70, objective="cost")),
 )
 
 

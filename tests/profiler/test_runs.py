@@ -49,6 +49,12 @@ def test_too_few_questions_make_no_curve() -> None:
     assert len(curves([*few, run("last", True, [[1]])])) == 1
 
 
+def test_the_planner_s_own_choice_is_no_strategy_that_it_could_choose() -> None:
+    asked = [run(str(i), True, [[1]], strategy=strategy) for i in range(40) for strategy in ("auto", "self-refine")]
+    assert [made.strategy for made in curves(asked)] == ["self-refine"]
+    assert len(runs_table.rows(asked)) == 2  # what it was worth is told all the same
+
+
 def test_waves_follow_on_each_other_in_the_prediction() -> None:
     """Of two waves, the steps with k branches running add up, and so does what is waited for."""
     setting = Setting.from_curve(curve([run("a", True, [[11, 21], [6]])]), 2)

@@ -107,6 +107,16 @@ def test_one_command_makes_the_family_and_goes_on_where_it_stopped(
         assert one == pytest.approx(other, abs=1e-3)
 
 
+def test_a_family_goes_on_from_an_earlier_one(tmp_path: Path) -> None:
+    """The policy is the earlier one, trained on: with no step of any size it is the same."""
+    out = tmp_path / "family"
+    start = ["--start", str(SHIPPED), "--rate-factor", "0", "--only", "tokenizer", "data", "s"]
+    make.main(["--out", str(out), "--tiny", "--minutes", "0.02", *start])
+    ours, theirs = (load_policy(folder / "s").state_dict() for folder in (out, SHIPPED))
+    assert all(torch.allclose(ours[name], theirs[name]) for name in theirs)
+    assert json.loads((out / "recipe.json").read_text())["start"] == "weights"
+
+
 def test_the_pool_of_several_models_is_sampled_once_each(tmp_path: Path) -> None:
     order = ["--questions", "3", "--samples", "2", "--max-tokens", "30", "--rows", "4"]
     weights = [str(SHIPPED / name) for name in ("draft", "s")]

@@ -117,6 +117,20 @@ def test_more_passes_are_more_accurate() -> None:
     assert right[True] > right[False] + 40
 
 
+def test_a_re_check_is_more_careful_than_a_first_pass() -> None:
+    rng, habits, right = Random(0), Habits(), Counter[str]()
+    for problem in problems(400):
+        for name, of in (("first", habits), ("re-check", habits.of_a_recheck())):
+            right[name] += run_pass(rng, problem, rng.choice(APPROACHES), of).result == problem.answer
+    assert right["re-check"] > right["first"] + 40
+
+
+def test_a_faultless_re_check_is_faultless() -> None:
+    rng = Random(0)
+    for problem in problems(50):
+        assert run_pass(rng, problem, "Start:", FAULTLESS.of_a_recheck()).result == problem.answer
+
+
 def test_training_data_masks_the_question_and_cuts_whole_sequences() -> None:
     row = build_chunk(FIRST_TRAINING_SEED, 3, Habits())
     assert row.ids.shape == row.trained.shape
@@ -167,12 +181,19 @@ def test_made_answers_hold_right_and_wrong_ones() -> None:
 
 
 def test_the_command_line_gives_the_recipe_and_its_knobs() -> None:
-    recipe = parse_recipe(["--out", "out", "--until", "draft", "--forgotten", "2", "2", "2", "2"])
+    knobs = ["--forgotten", "2", "2", "2", "2", "--careful", "0", "0", "1", "0"]
+    recipe = parse_recipe(["--out", "out", "--until", "draft", *knobs])
     assert recipe.parts() == ("tokenizer", "data", "s", "m", "texts", "draft")
-    assert recipe.habits == Habits(forgotten=(2, 2, 2, 2))
+    assert recipe.habits == Habits(forgotten=(2, 2, 2, 2), careful=(0, 0, 1, 0))
     assert recipe.examples == EXAMPLES
     assert recipe.seconds("m") == pytest.approx(12 * 60 * SHARES["m"])
     assert json.loads(json.dumps(recipe.as_json()))["shapes"]["s"] == {"hidden_size": 128, "layers": 4}
+
+
+def test_a_family_to_start_from_has_to_be_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_recipe(["--out", "out", "--start", "nowhere"])
+    assert "--start nowhere is no directory" in capsys.readouterr().err
 
 
 def test_no_process_that_builds_data_imports_torch() -> None:

@@ -25,7 +25,7 @@ def test_no_installed_strategy_is_left_out() -> None:
 
 
 class Bed:
-    """Two backends of a model, one of the model that judges it and that it escalates to, and both kinds of rewards."""
+    """Two backends of a model, one of the model that judges it and that it escalates to, and each kind of scorer."""
 
     def __init__(self, proxy: RunningProxy, backends: list[ScriptedBackend]) -> None:
         self.proxy = proxy
@@ -34,7 +34,7 @@ class Bed:
     @classmethod
     async def made(cls, fleet: Fleet) -> Bed:
         backends = [await fleet.backend("a"), await fleet.backend("b"), await fleet.backend("j", "large")]
-        for kind in ("outcome", "process"):
+        for kind in ("outcome", "process", "reranker"):
             await fleet.pooled(kind)
         proxy = await fleet.proxy(first_model={"judge": "large", "larger_model": "large"})
         proxy.service.finish_time = FinishTime(mean_s=0.1, deviation_s=0.0)  # as a machine that is not in a hurry

@@ -41,6 +41,19 @@ async def test_every_question_is_asked_with_every_setting_and_marked(fleet: Flee
     assert vote.cost_usd and vote.params["n"] == 2 and vote.backend == "a"
 
 
+async def test_auto_is_asked_under_its_limits_and_with_nothing_pinned(fleet: Fleet) -> None:
+    """Its runs are told apart by the limits; what the planner chose differs from question to question."""
+    backend, proxy = await fleet.one()
+    backend.otherwise = says("\\boxed{4}")
+    setting = Setting.parse("auto:latency_ms=5000,objective=cost")
+
+    found = [run async for run in ask_all(Asking(proxy.url, "m", TASK), [setting])]
+
+    assert {(run.strategy, run.key) for run in found} == {("auto", "auto:latency_ms=5000,objective=cost")}
+    assert found[0].params == {"latency_ms": 5000, "objective": "cost"}
+    assert all("temperature" not in sent.json for sent in backend.generations)
+
+
 async def test_what_was_asked_before_is_not_asked_again(fleet: Fleet) -> None:
     backend, proxy = await fleet.one()
     setting = Setting.parse("none")

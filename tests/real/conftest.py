@@ -45,7 +45,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     text = text.replace("../.demo", str(folder)).replace("../profiler", str(ROOT / "profiler"))
     text = text.replace("127.0.0.1:81", "127.0.0.1:82").replace("port: 8000", "port: 8200")
     path = folder / "fleet.yaml"
-    path.write_text(yaml.safe_dump(_without(yaml.safe_load(text), "s-tp2"), sort_keys=False))
+    told = _with_a_reranker(_without(yaml.safe_load(text), "s-tp2"), folder / "reranker")
+    path.write_text(yaml.safe_dump(told, sort_keys=False))
     arguments = ["up", "--config", str(path), "--engine-python", str(ENGINE_PYTHON), "--logs", str(folder / "logs")]
     with _running(arguments, folder / "up.log") as up:
         _until(lambda: "all engines are up" in (folder / "up.log").read_text(), up, folder / "up.log")
@@ -64,6 +65,20 @@ def _without(config: dict[str, Any], name: str) -> dict[str, Any]:
         model["backends"] = [backend for backend in model.get("backends", ()) if backend["name"] != name]
         if not model["backends"]:
             del model["backends"]
+    return config
+
+
+def _with_a_reranker(config: dict[str, Any], weights: Path) -> dict[str, Any]:
+    """The fleet with the outcome verifier once more, as a reranker: one class, asked at `/score`."""
+    command = [str(ENGINE_PYTHON), "-m", "profiler.tinymath.reranker", "--out", str(weights)]
+    subprocess.run(command, check=True, cwd=ROOT, timeout=120, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for model in config["models"]:
+        for outcome in [one for one in model.get("reward_model", ()) if one["kind"] == "outcome"]:
+            template = {"chat-template": str(weights / "score_template.jinja")}
+            launch = {"model": str(weights), "args": {**outcome["launch"]["args"], **template}}
+            url = outcome["url"].rpartition(":")[0] + ":8207"
+            named = {"name": "reranker", "kind": "reranker", "url": url, "launch": launch}
+            model["reward_model"] = [*model["reward_model"], {**outcome, **named}]
     return config
 
 
