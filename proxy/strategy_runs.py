@@ -139,6 +139,8 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
         if response.status_code != 503:
             break
         await asyncio.sleep(attempt + 1.0)  # an engine or a reward model that does not serve now
+    if auto and response.status_code == 504:  # the limit was missed with nothing to show: an answer that is not right
+        return _missed(asking, setting, question, latency_ms)
     if response.status_code != 200:
         raise AskFailed(f"{key_of(setting)}: the proxy answered {response.status_code}: {response.text[:300]}")
     answer = response.json()
@@ -166,6 +168,22 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
         backend=backend,
         key=key_of(setting),
         note=tts.get("note"),
+    )
+
+
+def _missed(asking: Asking, setting: Setting, question: TaskQuestion, latency_ms: float) -> Run:
+    return Run(
+        model=asking.model,
+        task=asking.task.name,
+        strategy=setting.strategy,
+        params=setting.params,
+        question=question.question,
+        correct=False,
+        latency_ms=round(latency_ms, 3),
+        tokens=0,
+        waves=[],
+        key=key_of(setting),
+        note="the deadline came before any answer",
     )
 
 

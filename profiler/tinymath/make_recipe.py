@@ -117,8 +117,8 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
     add("--compiled", action=argparse.BooleanOptionalAction, default=True, help="torch.compile, on a GPU")
     add("--seed", type=int, default=0, help="of the initial weights")
     values = parser.parse_args(arguments)
-    if values.start is not None and not values.start.is_dir():
-        parser.error(f"--start {values.start} is no directory")
+    if values.start is not None and not any((values.start / part).is_dir() for part in SHAPES):
+        parser.error(f"--start {values.start}: there is no family ({', '.join(SHAPES)})")
     habits = replace(
         habits,
         forgotten=tuple(values.forgotten),

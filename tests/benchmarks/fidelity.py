@@ -62,12 +62,12 @@ class Compared:
 
 
 class Simulated:
-    """One engine of the configuration, simulated, with the proxy before it."""
+    """One engine of the configuration, simulated, with the proxy before it, and another that others come through."""
 
-    def __init__(self, config: Config, handler: Handler) -> None:
+    def __init__(self, config: Config, handler: Handler, of_others: Handler) -> None:
         model = config.models[0]
         assert model.task is not None
-        self._model, self._handler = model.name, handler
+        self._model, self._handler, self._of_others = model.name, handler, of_others
         self._greedy = model.backends[0].sampling == "greedy"
         pool = read_samples(samples_path(model.quality[model.task]))
         self._questions = itertools.cycle([question.question for question in pool])
@@ -87,7 +87,7 @@ class Simulated:
 
         async def keep_one_running() -> None:
             while True:
-                await ask(self._handler, {**self._body(), "max_tokens": 1024})
+                await ask(self._of_others, {**self._body(), "max_tokens": 1024})
 
         tasks = [asyncio.create_task(keep_one_running()) for _ in range(count)]
         try:
@@ -105,14 +105,17 @@ class Simulated:
 
 async def simulate(config: Config, n: int, others: int, requests: int) -> list[float]:
     fleet = simulated_backends(config, LoopClock(asyncio.get_running_loop()), Simulation(seed=7))
-    service = await in_process_service(config, fleet, Registry.installed(), few_chunks=True, seed=11)
+    registry = Registry.installed()
+    service = await in_process_service(config, fleet, registry, few_chunks=True, seed=11)
+    another = await in_process_service(config, fleet, registry, few_chunks=True, seed=12)
     try:
-        engine = Simulated(config, Handler(service))
+        engine = Simulated(config, Handler(service), Handler(another))
         async with engine.others(others):
             await engine.latency_ms(n)  # not counted: the first of its kind
             return [await engine.latency_ms(n) for _ in range(requests)]
     finally:
         await service.aclose()
+        await another.aclose()
 
 
 def report(found: Sequence[Compared]) -> str:
@@ -132,13 +135,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "examples/demo-fleet.yaml")
     parser.add_argument("--measured", type=Path, default=OUT / "prediction.jsonl")
+    parser.add_argument("--whole", type=int, default=30, help="measured requests that a cell needs")
     parser.add_argument("--requests", type=int, default=200, help="simulated, per cell")
     told = parser.parse_args()
     measured = [Request(**json.loads(line)) for line in told.measured.read_text().splitlines()]
     found = []
     for name, of in itertools.groupby(cells(measured), lambda cell: cell.requests[0].backend):
         _, config, _, _ = next(alone(told.config, [name]))
-        for cell in of:
+        for cell in [cell for cell in of if len(cell.requests) >= told.whole]:
             first, real = cell.requests[0], [request.latency_ms for request in cell.requests]
             simulated = run_virtually(simulate(config, first.n, first.others, told.requests))
             found.append(Compared(name, first.n, first.others, real, simulated))

@@ -198,8 +198,8 @@ class _Caller:
 
 # -- kept on disk --
 
-_EVERYTHING = ("profiler/simulation", "profiler/loadtest", "strategies", "proxy")
-_PLANNER = ("planner.py", "ties.py", "correction.py", "catalog.py")
+_EVERYTHING = ("profiler", "profiler/simulation", "profiler/loadtest", "strategies", "proxy")
+_PLANNER = ("planner.py", "ties.py", "correction.py", "catalog.py", "prediction.py")
 
 
 def cached(world: World, policy: str, process: str, seed: int = 1, *, again: bool = False) -> Ran:
@@ -224,9 +224,7 @@ def _fingerprint(world: World, policy: str) -> str:
     planned = policy not in FIXED and policy not in BY_DEADLINE and policy != CLAIRVOYANT
     for folder in _EVERYTHING:
         files += [path for path in sorted((ROOT / folder).glob("*.py")) if planned or path.name not in _PLANNER]
-    if planned:
-        files.append(ROOT / "profiler" / "prediction.py")
-    files += sorted(fleets.POOLS.glob("*.json*"))
+    files += sorted((*fleets.POOLS.glob("*.json*"), *fleets.SHIPPED.glob("*.json")))
     for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

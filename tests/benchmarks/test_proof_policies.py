@@ -59,7 +59,7 @@ Run = Callable[[str], list[Row]]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> runs.World:
     folder = tmp_path_factory.mktemp("proof")
-    return runs.World(folder, fleets.write_fleet(folder), fleets.Load(low=1, high=4, low_s=15, high_s=10))
+    return runs.World(folder, fleets.write_fleet(folder), fleets.Load(low=2, high=14, low_s=4, high_s=5))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -125,6 +126,15 @@ def test_a_re_check_is_more_careful_than_a_first_pass() -> None:
     assert right["re-check"] > right["first"] + 40
 
 
+def test_a_thought_that_re_checks_gains_by_the_care() -> None:
+    def right(habits: Habits) -> int:
+        rng = Random(0)
+        return sum(make_trace(rng, problem, habits).answer == problem.answer for problem in problems(400))
+
+    always = Habits(recheck=1.0, cut=0.0, prolonged=0.0)
+    assert right(always) > right(replace(always, careful=always.forgotten)) + 40
+
+
 def test_a_faultless_re_check_is_faultless() -> None:
     rng = Random(0)
     for problem in problems(50):
@@ -193,7 +203,7 @@ def test_the_command_line_gives_the_recipe_and_its_knobs() -> None:
 def test_a_family_to_start_from_has_to_be_there(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_recipe(["--out", "out", "--start", "nowhere"])
-    assert "--start nowhere is no directory" in capsys.readouterr().err
+    assert "--start nowhere: there is no family" in capsys.readouterr().err
 
 
 def test_no_process_that_builds_data_imports_torch() -> None:

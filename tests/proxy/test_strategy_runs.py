@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from http_rig import Fleet
-from scripted_backend import answers, says
+from scripted_backend import answers, says, stalls
 
 from profiler.tasks import Task, TaskQuestion
 from proxy.strategy_runs import AskFailed, Asking, Setting, ask_all, key_of
@@ -49,9 +49,23 @@ async def test_auto_is_asked_under_its_limits_and_with_nothing_pinned(fleet: Fle
 
     found = [run async for run in ask_all(Asking(proxy.url, "m", TASK), [setting])]
 
+    traces = (await proxy.client.get("/v1/traces")).json()["data"]
+    assert [(trace["slo"]["latency_ms"], trace["slo"]["objective"]) for trace in traces] == [(5000, "cost")] * 2
+
     assert {(run.strategy, run.key) for run in found} == {("auto", "auto:latency_ms=5000,objective=cost")}
     assert found[0].params == {"latency_ms": 5000, "objective": "cost"}
     assert all("temperature" not in sent.json for sent in backend.generations)
+
+
+async def test_a_limit_that_auto_missed_without_an_answer_is_a_wrong_answer(fleet: Fleet) -> None:
+    """Left out, only questions that were in time would be told of."""
+    backend, proxy = await fleet.one()
+    backend.otherwise = stalls()
+
+    found = [run async for run in ask_all(Asking(proxy.url, "m", TASK), [Setting.parse("auto:latency_ms=300")])]
+
+    assert [(run.correct, run.note) for run in found] == [(False, "the deadline came before any answer")] * 2
+    assert all(run.latency_ms >= 250 for run in found)
 
 
 async def test_what_was_asked_before_is_not_asked_again(fleet: Fleet) -> None:

@@ -71,7 +71,7 @@ def _without(config: dict[str, Any], name: str) -> dict[str, Any]:
 def _with_a_reranker(config: dict[str, Any], weights: Path) -> dict[str, Any]:
     """The fleet with the outcome verifier once more, as a reranker: one class, asked at `/score`."""
     command = [str(ENGINE_PYTHON), "-m", "profiler.tinymath.reranker", "--out", str(weights)]
-    subprocess.run(command, check=True, cwd=ROOT, timeout=120, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, cwd=ROOT, timeout=120, stdout=subprocess.DEVNULL)
     for model in config["models"]:
         for outcome in [one for one in model.get("reward_model", ()) if one["kind"] == "outcome"]:
             template = {"chat-template": str(weights / "score_template.jinja")}
