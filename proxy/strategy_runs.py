@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -133,14 +134,16 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
     if asking.max_tokens is not None:
         body["max_tokens"] = asking.max_tokens
     for attempt in range(TRIES):
+        trace_id = uuid4().hex
+        context = {"traceparent": f"00-{trace_id}-{trace_id[:16]}-01"}
         began = time.perf_counter()
-        response = await client.post("/v1/chat/completions", json=body)
+        response = await client.post("/v1/chat/completions", json=body, headers=context)
         latency_ms = (time.perf_counter() - began) * 1e3
         if response.status_code != 503:
             break
         await asyncio.sleep(attempt + 1.0)  # an engine or a reward model that does not serve now
     if auto and response.status_code == 504:  # the limit was missed with nothing to show: an answer that is not right
-        return _missed(asking, setting, question, latency_ms)
+        return _missed(asking, setting, question, await _trace(client, trace_id))
     if response.status_code != 200:
         raise AskFailed(f"{key_of(setting)}: the proxy answered {response.status_code}: {response.text[:300]}")
     answer = response.json()
@@ -171,7 +174,8 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
     )
 
 
-def _missed(asking: Asking, setting: Setting, question: TaskQuestion, latency_ms: float) -> Run:
+def _missed(asking: Asking, setting: Setting, question: TaskQuestion, trace: dict[str, Any]) -> Run:
+    """It cost all the same."""
     return Run(
         model=asking.model,
         task=asking.task.name,
@@ -179,9 +183,10 @@ def _missed(asking: Asking, setting: Setting, question: TaskQuestion, latency_ms
         params=setting.params,
         question=question.question,
         correct=False,
-        latency_ms=round(latency_ms, 3),
-        tokens=0,
+        latency_ms=round(trace["latency_ms"], 3),
+        tokens=trace.get("completion_tokens", 0),
         waves=[],
+        cost_usd=(trace.get("ledgers") or {}).get("attributed", {}).get("usd"),
         key=key_of(setting),
         note="the deadline came before any answer",
     )

@@ -65,7 +65,7 @@ async def test_a_limit_that_auto_missed_without_an_answer_is_a_wrong_answer(flee
     found = [run async for run in ask_all(Asking(proxy.url, "m", TASK), [Setting.parse("auto:latency_ms=300")])]
 
     assert [(run.correct, run.note) for run in found] == [(False, "the deadline came before any answer")] * 2
-    assert all(run.latency_ms >= 250 for run in found)
+    assert all(run.latency_ms >= 250 and run.cost_usd for run in found)
 
 
 async def test_what_was_asked_before_is_not_asked_again(fleet: Fleet) -> None:
