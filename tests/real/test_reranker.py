@@ -1,11 +1,17 @@
-"""The reranker that is made of the outcome verifier says what that one says: its head and its template are right."""
+"""The reranker that is made of the outcome verifier says what that one says: its head and its template are right.
+
+RERANKER=1 .venv/bin/pytest -m real tests/real -k reranker
+"""
 
 from __future__ import annotations
 
 import httpx
 import pytest
+from conftest import WITH_A_RERANKER
 
 from proxy.config import Config
+
+pytestmark = pytest.mark.skipif(not WITH_A_RERANKER, reason="RERANKER=1 starts a sixth engine for it")
 
 QUESTION = "Start with 37. Then multiply by 4, subtract 48. What is the result?"
 THOUGHT = (
