@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from profiler.tinymath.decode import Decoder, Sampling
-from profiler.tinymath.task import POOL_SEED, Question, questions
+from profiler.tinymath.task import HELD_OUT_SEED, POOL_SEED, Question, questions
 from profiler.tinymath.tokens import TURN_END_ID, bpe, encoded, prompt
 from profiler.tinymath.train_models import load_policy
 
@@ -29,13 +29,15 @@ Answer = tuple[str, int, str]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How many questions and answers, how long, and how many answers are generated at a time."""
+    """How many questions and answers, how long, how many answers are generated at a time, and of which seed the
+    questions are."""
 
     questions: int
     samples: int
     max_tokens: int
     rows: int
     seed: int
+    of: int = POOL_SEED
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--max-tokens", type=int, default=1280)
     add("--rows", type=int, default=6144, help="answers generated at a time; fewer need less memory")
     add("--seed", type=int, default=0)
+    add("--held-out", action="store_true", help="the held-out questions instead of the pool's")
     options = parser.parse_args(arguments)
-    order = Order(options.questions, options.samples, options.max_tokens, options.rows, options.seed)
+    of = HELD_OUT_SEED if options.held_out else POOL_SEED
+    order = Order(options.questions, options.samples, options.max_tokens, options.rows, options.seed, of)
     if options.out.suffix == ".jsonl" and len(options.weights) > 1:
         parser.error("several --weights need a directory as --out: each model gets a file of its own")
     for weights in options.weights:
@@ -62,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def sample_to(file: Path, weights: Path, order: Order) -> None:
     """Sample one model; the file appears when it is complete."""
-    began, decoder, asked = time.monotonic(), Decoder(load_policy(weights)), questions(order.questions, POOL_SEED)
+    began, decoder, asked = time.monotonic(), Decoder(load_policy(weights)), questions(order.questions, order.of)
     unfinished, size = file.with_suffix(".part"), max(1, order.rows // order.samples)
     with unfinished.open("w") as lines:
         for first in range(0, len(asked), size):

@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import itertools
 import json
 import statistics
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bench_fleet import OUT, ROOT
-from prediction import SETTLE_S, Request, cells
+from prediction import OTHERS_TOKENS, Request, cells, kept_running
 from prediction_apart import alone
 
 from profiler.agree_run import samples_path
@@ -81,22 +80,9 @@ class Simulated:
         assert answer.status == 200, answer.body
         return answer.latency_s * 1e3
 
-    @contextlib.asynccontextmanager
-    async def others(self, count: int) -> AsyncIterator[None]:
-        """So many plain requests of others kept running."""
-
-        async def keep_one_running() -> None:
-            while True:
-                await ask(self._of_others, {**self._body(), "max_tokens": 1024})
-
-        tasks = [asyncio.create_task(keep_one_running()) for _ in range(count)]
-        try:
-            await asyncio.sleep(SETTLE_S if count else 0)
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def one_of_others(self) -> None:
+        answer = await ask(self._of_others, {**self._body(), "max_tokens": OTHERS_TOKENS})
+        assert answer.status == 200, answer.body
 
     def _body(self) -> dict[str, Any]:
         message = {"role": "user", "content": next(self._questions)}
@@ -110,7 +96,7 @@ async def simulate(config: Config, n: int, others: int, requests: int) -> list[f
     another = await in_process_service(config, fleet, registry, few_chunks=True, seed=12)
     try:
         engine = Simulated(config, Handler(service), Handler(another))
-        async with engine.others(others):
+        async with kept_running(others, engine.one_of_others):
             await engine.latency_ms(n)  # not counted: the first of its kind
             return [await engine.latency_ms(n) for _ in range(requests)]
     finally:
@@ -119,6 +105,8 @@ async def simulate(config: Config, n: int, others: int, requests: int) -> list[f
 
 
 def report(found: Sequence[Compared]) -> str:
+    if not found:
+        return "no cell was measured whole"
     lines = [
         "| engine | N | others | requests | measured p50, ms | simulated | off | measured p95, ms | simulated | off |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",

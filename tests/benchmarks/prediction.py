@@ -24,7 +24,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from proxy.profiling import Job, check_profile
 
 SIZES = (1, 2, 4, 8, 16)
 OTHERS = 4  # requests of others kept running in the loaded cells
+OTHERS_TOKENS = 1024  # of each at most
 TASK, QUESTIONS = "tinymath-held-out", 400
 PACE_CELLS = 6
 SETTLE_S = 1.5  # the proxy's view of the others' load is up to half a second old
@@ -194,24 +195,38 @@ def questions(block: int) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def others(model: str, backend: BackendConfig, count: int) -> AsyncIterator[None]:
-    """`count` requests of somebody else kept running on the engine, not through the proxy."""
-    opened = open_backend(backend, model, None, time.monotonic)
-    bench, asked = EngineBench(opened), questions(40)
-    temperature = 0.0 if backend.sampling == "greedy" else 1.0
+async def kept_running(count: int, once: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """`count` requests of somebody else at any time. Raises what one of them failed with: the load was not there."""
 
-    async def keep_one_running() -> None:
+    async def again_and_again() -> None:
         while True:
-            await bench.chat(next(asked), 1, temperature=temperature, max_tokens=1024)
+            await once()
 
-    tasks = [asyncio.create_task(keep_one_running()) for _ in range(count)]
+    tasks = [asyncio.create_task(again_and_again()) for _ in range(count)]
     try:
         await asyncio.sleep(SETTLE_S if count else 0)
         yield
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception):
+            raise end
+
+
+@contextlib.asynccontextmanager
+async def others(model: str, backend: BackendConfig, count: int) -> AsyncIterator[None]:
+    """Others' load on the engine itself, not through the proxy."""
+    opened = open_backend(backend, model, None, time.monotonic)
+    bench, asked = EngineBench(opened), questions(40)
+    temperature = 0.0 if backend.sampling == "greedy" else 1.0
+    try:
+        async with kept_running(
+            count, lambda: bench.chat(next(asked), 1, temperature=temperature, max_tokens=OTHERS_TOKENS)
+        ):
+            yield
+    finally:
         await opened.pool.aclose()
 
 
