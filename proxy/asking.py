@@ -12,7 +12,7 @@ from proxy.catalog import Served
 from proxy.client_keys import ANYBODY, Caller
 from proxy.controls import Controls
 from proxy.errors import InvalidControl, InvalidRequest
-from proxy.planner import Ask, Pinned
+from proxy.plans import Ask, Pinned
 from proxy.upstream_body import prompt_text
 from strategies.answers import AnswerKind
 from strategies.base import Need

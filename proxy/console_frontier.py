@@ -13,9 +13,11 @@ import numpy as np
 from proxy.aliases import named
 from proxy.asking import question
 from proxy.call import parse
+from proxy.candidates import Candidates
 from proxy.config import SloDefaults
 from proxy.plan_view import left_out
-from proxy.planner import Ask, Candidates, best_row, count_dropped
+from proxy.planner import best_row, count_dropped
+from proxy.plans import Ask
 from proxy.service import Service
 
 MOST_POINTS = 1500  # what a browser draws twice a second

@@ -11,7 +11,7 @@ from proxy.call import Call
 from proxy.catalog import Served
 from proxy.context_room import fitting
 from proxy.errors import Unavailable
-from proxy.planner import Plan
+from proxy.plans import Plan
 from proxy.trace import Trace
 from proxy.trace_context import BRANCHES, ROOT
 from proxy.upstream.request import forwarded_lines

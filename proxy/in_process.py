@@ -12,10 +12,11 @@ from random import Random
 
 from profiler.simulation.completion import Completion
 from profiler.simulation.simulated_backend import SimulatedBackend
-from proxy import catalog as catalogs
+from proxy import catalog_build
 from proxy.config import Config, ConfigError, client_api_keys
 from proxy.metrics import Metrics
-from proxy.planner import Chooser, choose
+from proxy.planner import choose
+from proxy.plans import Chooser
 from proxy.probe import Prober
 from proxy.reliability.service import Reliability
 from proxy.service import Service
@@ -269,7 +270,7 @@ async def in_process_service(
         raise ConfigError(f"{config.pooled()[0].name}: reward and embedding models are not simulated; leave them out")
     loop = asyncio.get_running_loop()
     registry = registry or Registry.installed()
-    catalog = catalogs.build(config, registry, loop.time)
+    catalog = catalog_build.build(config, registry, loop.time)
     for backend in catalog.backends:
         origin = backend.pool.origin
         backend.pool = InProcessPool(origin, fleet[backend.name], few_chunks=few_chunks)

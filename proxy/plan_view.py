@@ -15,7 +15,8 @@ from proxy.authorization import check_model
 from proxy.call import parse
 from proxy.catalog import Served
 from proxy.client_keys import ANYBODY, Caller
-from proxy.planner import Plan, choose, rank
+from proxy.planner import choose, rank
+from proxy.plans import Plan
 from proxy.prompt_length import prompt_length
 from proxy.scale_trace import predicted
 from proxy.service import Service

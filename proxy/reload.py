@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from profiler import verdict
-from proxy import catalog as catalogs
+from proxy import catalog_build
 from proxy.backend import Backend
 from proxy.catalog import Catalog
 from proxy.client_keys import Keys
@@ -151,7 +151,7 @@ class Reloader(Collector):
         """In a thread. Raises ConfigError."""
         config = with_server(load(self._source), self._overrides)
         self._paths = _named(self._source, config)
-        catalog = catalogs.build(config, before.registry, before.clock, before.catalog)
+        catalog = catalog_build.build(config, before.registry, before.clock, before.catalog)
         for served in catalog.served.values():
             served.warm_up()
         return _Read(config, catalog, client_api_keys(config))

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from profiler import profile_file, quality_file
 from profiler.report import ReportError
 from profiler.report.points import Comparison, Engine, ModelTask, points
-from proxy import catalog
+from proxy import catalog_build
 from proxy.catalog import Served
 from proxy.config import BackendConfig, Config, ModelConfig, SloConfig
 from strategies.registry import Registry
@@ -32,7 +32,7 @@ def comparisons(
 
     Raises ConfigError for a file that cannot be used, ReportError where nothing is left to show.
     """
-    served = catalog.build(_offline(config), Registry.installed(), time.monotonic).served
+    served = catalog_build.build(_offline(config), Registry.installed(), time.monotonic).served
     if unknown := set(models) - set(served):
         raise ReportError(f"no model is named {sorted(unknown)[0]!r}; there are {', '.join(served)}")
     chosen = [one for name, one in served.items() if not models or name in models]

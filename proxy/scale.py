@@ -33,7 +33,7 @@ from proxy.fanout import Run
 from proxy.generations import Requests
 from proxy.limits import Admission
 from proxy.line import Dues
-from proxy.planner import Ask, Decision, NoCandidate, Predicted
+from proxy.plans import Ask, Decision, NoCandidate, Predicted
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
 from proxy.quality_watch import Voted
 from proxy.reliability.retrying import Failure

@@ -10,7 +10,7 @@ from proxy import branch_ledgers, ledgers
 from proxy.backend import Backend
 from proxy.branch import BranchStream
 from proxy.fanout import Run
-from proxy.planner import Decision, Plan
+from proxy.plans import Decision, Plan
 from proxy.pooled import PooledCall
 from proxy.trace import BranchTrace, PlanTrace, Trace
 from proxy.upstream.errors import ConnectFailed

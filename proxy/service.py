@@ -11,14 +11,14 @@ from functools import partial
 from random import Random
 from typing import Self
 
-from proxy import access_log
-from proxy import catalog as catalogs
+from proxy import access_log, catalog_build
 from proxy.catalog import Catalog
 from proxy.client_keys import Keys
 from proxy.config import Config, ConfigError, client_api_keys
 from proxy.limits import Limiter
 from proxy.metrics import Metrics
-from proxy.planner import Chooser, choose
+from proxy.planner import choose
+from proxy.plans import Chooser
 from proxy.probe import Prober
 from proxy.probe import probers as probers_of
 from proxy.redis_limits import MissingPackage, RedisLimits
@@ -81,7 +81,7 @@ class Service:
         registry = registry or Registry.installed()
         keys, limiter = client_api_keys(config), limiter_for(config)
         check_telemetry(config)
-        catalog = catalogs.build(config, registry, time.monotonic)
+        catalog = catalog_build.build(config, registry, time.monotonic)
         traces = TraceStore(config.traces.target, config.traces.queue_size, config.traces.retention_days)
         await asyncio.to_thread(traces.start)
         probers = probers_of(catalog)

@@ -99,7 +99,7 @@ def check(config: Config) -> None:
     """What would fail at start, found before: raises ConfigError."""
     from time import monotonic
 
-    from proxy import catalog, telemetry
+    from proxy import catalog_build, telemetry
     from proxy.config import client_api_keys
     from proxy.service import limiter_for
     from proxy.tls import check_listener
@@ -108,7 +108,7 @@ def check(config: Config) -> None:
     telemetry.check(config)
     check_listener(config.server)
     limiter_for(config)
-    catalog.build(config, Registry.installed(), monotonic)
+    catalog_build.build(config, Registry.installed(), monotonic)
 
 
 def server_for(

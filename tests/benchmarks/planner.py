@@ -18,7 +18,8 @@ from proxy.backend import open_backend
 from proxy.catalog import Served, TaskTable
 from proxy.config import BackendConfig, ModelConfig
 from proxy.controls import Slo
-from proxy.planner import Ask, Pinned, choose
+from proxy.planner import choose
+from proxy.plans import Ask, Pinned
 
 SETTINGS = 10
 ROUNDS = 7

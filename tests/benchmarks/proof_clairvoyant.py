@@ -21,7 +21,7 @@ from profiler.simulation.simulated_backend import SimulatedBackend
 from profiler.votes import ABSTAINS, Drawn, vote
 from proxy.backend import Backend
 from proxy.catalog import Served
-from proxy.planner import Ask, Decision, NoCandidate
+from proxy.plans import Ask, Decision, NoCandidate
 from strategies.base import Shape
 from strategies.registry import Registry
 

@@ -20,7 +20,7 @@ from proxy import planner
 from proxy.backend import Backend
 from proxy.catalog import Served
 from proxy.correction import Correction, Forecast
-from proxy.planner import Ask, Chooser, Decision, NoCandidate, Pinned, Plan, Predicted
+from proxy.plans import Ask, Chooser, Decision, NoCandidate, Pinned, Plan, Predicted
 from strategies.registry import Registry
 
 BOUND = 1.25  # of prefix affinity: a backend with more than this times the mean load is passed over

@@ -43,7 +43,7 @@ from proxy.engine_flags import flag
 from proxy.handler import Handler
 from proxy.in_process import _Traces, in_process_service
 from proxy.in_process_client import ask
-from proxy.planner import Chooser
+from proxy.plans import Chooser
 from proxy.service import Service
 from proxy.simulated_fleet import Simulation, simulated_backends
 from proxy.trace import Trace

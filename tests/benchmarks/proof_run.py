@@ -26,7 +26,7 @@ from proxy.config import load
 from proxy.handler import Handler
 from proxy.in_process import in_process_service
 from proxy.in_process_client import ask
-from proxy.planner import Chooser
+from proxy.plans import Chooser
 from proxy.simulated_fleet import Simulation, simulated_backends
 from proxy.trace import Trace
 from strategies.answers.extract import extract
@@ -199,7 +199,16 @@ class _Caller:
 # -- kept on disk --
 
 _EVERYTHING = ("profiler", "profiler/simulation", "profiler/loadtest", "strategies", "proxy")
-_PLANNER = ("planner.py", "ties.py", "correction.py", "catalog.py", "prediction.py")
+_PLANNER = (
+    "planner.py",
+    "candidates.py",
+    "plans.py",
+    "ties.py",
+    "correction.py",
+    "catalog.py",
+    "catalog_build.py",
+    "prediction.py",
+)
 
 
 def cached(world: World, policy: str, process: str, seed: int = 1, *, again: bool = False) -> Ran:

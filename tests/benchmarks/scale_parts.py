@@ -21,8 +21,7 @@ from scale_files import CHOICE_OF_ALL, CHOICE_OF_FOUR, TASK, TINYMATH, metrics_p
 from profiler.quality_file import read_samples
 from profiler.simulation.clock import LoopClock
 from profiler.simulation.loop import run_virtually
-from proxy import catalog as catalogs
-from proxy import load_metrics
+from proxy import catalog_build, load_metrics
 from proxy.catalog import Catalog, Served
 from proxy.config import Config, load
 from proxy.controls import Slo
@@ -30,7 +29,8 @@ from proxy.handler import Handler
 from proxy.in_process import in_process_service
 from proxy.in_process_client import ask
 from proxy.metrics import Metrics
-from proxy.planner import Ask, choose
+from proxy.planner import choose
+from proxy.plans import Ask
 from proxy.probe import LOAD_EVERY_S, probe
 from proxy.simulated_fleet import simulated_backends
 from proxy.trace import BranchTrace, PlanTrace, Trace
@@ -51,7 +51,7 @@ def measure(path: Path) -> Figures:
     with _timed(figures, "load_s"):
         config = load(path, {})
     with _timed(figures, "build_s"):
-        catalog = catalogs.build(config, registry, time.monotonic)
+        catalog = catalog_build.build(config, registry, time.monotonic)
     gc.collect()
     figures["build_mb"] = _rss_mb() - before_mb
     gc.freeze()

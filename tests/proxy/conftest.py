@@ -13,7 +13,7 @@ from http_rig import Fleet
 from postgres_server import PostgresServer, binaries
 from upstream_rig import Rig
 
-from proxy import catalog
+from proxy import catalog_build
 from strategies.registry import Registry
 
 _ON_UVLOOP = (
@@ -44,7 +44,7 @@ def _priors_once() -> Iterator[None]:
     A reload keeps them, and so do the proxies of one session of tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_prior_settings", "rate_model"):
-            patch.setattr(catalog, name, _once_per_registry(getattr(catalog, name)))
+            patch.setattr(catalog_build, name, _once_per_registry(getattr(catalog_build, name)))
         yield
 
 

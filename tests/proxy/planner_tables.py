@@ -17,7 +17,8 @@ from proxy.backend import Backend, open_backend
 from proxy.catalog import Served, TaskTable
 from proxy.config import BackendConfig, ModelConfig
 from proxy.controls import Slo
-from proxy.planner import Ask, Decision, Pinned, choose
+from proxy.planner import choose
+from proxy.plans import Ask, Decision, Pinned
 
 STEP = replace(StepTime.linear(c0_s=0.010, c_tok_s=0.0005, c_kv_s=0.0, p0_s=0.02, p_tok_s=0.0), stall=0.0)
 

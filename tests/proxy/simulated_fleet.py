@@ -18,7 +18,8 @@ from planner_tables import STEP, backend, served
 from profiler.prediction import Setting
 from proxy.correction import Forecast
 from proxy.load_metrics import EngineLoad
-from proxy.planner import Ask, Decision, choose
+from proxy.planner import choose
+from proxy.plans import Ask, Decision
 from proxy.probe import LOAD_EVERY_S
 
 Event = Callable[[], None]

@@ -20,11 +20,12 @@ from profiler.quality_file import Quality, StoredQuestion, StoredSample
 from profiler.verdict import Agreement, Verdict, agreement_path
 from proxy import profiling
 from proxy.bench import EngineFailed
-from proxy.catalog import build
+from proxy.catalog_build import build
 from proxy.cli.agreement import check_agreement, report, wrong
 from proxy.cli.profile import check_fleet
 from proxy.config import BackendConfig, Config, ConfigError, ModelConfig, load
-from proxy.planner import NoCandidate, choose
+from proxy.planner import choose
+from proxy.plans import NoCandidate
 from strategies.registry import Registry
 
 SAMPLED_WRONG = Verdict("sampled", "differs", 9, 0.04, 0.41, (-0.6, -0.1), 2.0, "accuracy 0.04", "2026-03-01")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from planner_tables import SETTINGS, ask, backend, chosen, decide, served, setting
 
 from proxy.controls import Slo
-from proxy.planner import Decision, Plan, choose, rank
+from proxy.planner import choose, rank
+from proxy.plans import Decision, Plan
 
 
 @pytest.mark.parametrize(("latency_ms", "n"), [(1100, 1), (1250, 4), (1450, 8), (1900, 16), (None, 16)])

@@ -9,11 +9,13 @@ import pytest
 from planner_tables import SETTINGS, ask, backend, chosen, decide, served, setting
 
 from proxy.capabilities import Capabilities
-from proxy.catalog import TaskTable, build
+from proxy.catalog import TaskTable
+from proxy.catalog_build import build
 from proxy.config import BackendConfig, TokenPrices, load
 from proxy.controls import Slo
 from proxy.correction import Forecast
-from proxy.planner import Decision, NoCandidate, Pinned, choose
+from proxy.planner import choose
+from proxy.plans import Decision, NoCandidate, Pinned
 from strategies.base import Need
 from strategies.registry import Registry
 

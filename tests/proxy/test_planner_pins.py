@@ -7,7 +7,8 @@ import pytest
 from planner_tables import SETTINGS, ask, decide, served, setting
 
 from proxy.controls import Slo
-from proxy.planner import Pinned, rank
+from proxy.planner import rank
+from proxy.plans import Pinned
 
 
 def test_a_pinned_setting_of_the_table_is_the_only_candidate() -> None:
