@@ -15,7 +15,16 @@ def max_num_seqs(config: BackendConfig) -> int:
 
 def max_model_len(config: BackendConfig) -> int | None:
     """None where the flag is not given, or in words ("auto", "32k")."""
-    found = str(flag(config, "max-model-len"))
+    return _whole(config, "max-model-len")
+
+
+def max_num_batched_tokens(config: BackendConfig) -> int | None:
+    """Of prompts and branches that one step computes at most. None as above: vLLM then goes by its GPU's memory."""
+    return _whole(config, "max-num-batched-tokens")
+
+
+def _whole(config: BackendConfig, name: str) -> int | None:
+    found = str(flag(config, name))
     return int(found) if found.isascii() and found.isdigit() else None
 
 

@@ -30,7 +30,7 @@ from proxy import load_metrics
 from proxy.backend import Backend
 from proxy.bench import EngineBench, EngineFailed
 from proxy.config import BackendConfig
-from proxy.engine_flags import largest_graph_batch, max_num_seqs
+from proxy.engine_flags import largest_graph_batch, max_num_batched_tokens, max_num_seqs
 
 DEFAULT_MAX_LEN = 4096
 VOCABULARY = range(5, 260)
@@ -202,6 +202,7 @@ def _environment(config: BackendConfig, card: _Card, version: str | None) -> dic
         "parameters": _parameters(config),
         "tensor_parallel_size": config.tensor_parallel_size,
         "speculative": config.speculative,
+        "max_num_batched_tokens": max_num_batched_tokens(config),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": datetime.date.today().isoformat(),
     }

@@ -12,7 +12,7 @@ from profiler.profile_file import Profile, ProfileError
 from profiler.simulation.answers import AnswerPool
 from profiler.simulation.clock import Clock
 from profiler.simulation.drafts import draft_tokens
-from profiler.simulation.engine_spec import DEFAULT_BATCHED_TOKENS, EngineSpec
+from profiler.simulation.engine_spec import EngineSpec
 from profiler.simulation.server import BackendServer
 from profiler.simulation.simulated_backend import SimulatedBackend
 from proxy.config import BackendConfig, Config, ConfigError
@@ -57,7 +57,7 @@ def engine_spec(backend: BackendConfig, how: Simulation, *, seed: int) -> Engine
     return replace(
         spec,
         max_num_seqs=_whole(backend, "max-num-seqs") or spec.max_num_seqs,
-        max_num_batched_tokens=_whole(backend, "max-num-batched-tokens") or DEFAULT_BATCHED_TOKENS,
+        max_num_batched_tokens=_whole(backend, "max-num-batched-tokens") or spec.max_num_batched_tokens,
         draft_tokens=drafts or spec.draft_tokens,
         prefix_caching=flag(backend, "enable-prefix-caching") is not False,
         max_waiting=how.max_waiting,

@@ -9,7 +9,7 @@ from profiler.simulation.drafts import draft_tokens
 from profiler.steptime import StepTime
 
 DEFAULT_KV_TOKENS = 262_144
-DEFAULT_BATCHED_TOKENS = 2048
+DEFAULT_BATCHED_TOKENS = 2048  # vLLM's server, unless told otherwise, on GPUs below 70 GiB and CPUs; above, 8,192
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,12 @@ class EngineSpec:
         """As measured; a length limit of what was measured, rounded up, where none is given."""
         measured = profile.range.max_prompt + profile.range.max_output
         kv_tokens = int(profile.environment.get("kv_cache_tokens") or DEFAULT_KV_TOKENS)
+        batched_tokens = int(profile.environment.get("max_num_batched_tokens") or DEFAULT_BATCHED_TOKENS)
         speculates = profile.acceptance_length > 1.0
         return cls(
             step_time=profile.step_time,
             max_num_seqs=profile.max_num_seqs,
+            max_num_batched_tokens=batched_tokens,
             kv_tokens=kv_tokens,
             max_model_len=min(max_model_len or 1 << measured.bit_length(), kv_tokens),
             acceptance_length=profile.acceptance_length,

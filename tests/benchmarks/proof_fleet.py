@@ -30,6 +30,7 @@ SHIPPED = Path(profiler.__file__).parent / "profiles"
 POOLS = Path(profiler.__file__).parent / "tinymath" / "quality"
 LENGTH_FACTOR = 4  # tinymath's answers are short: this long, they take a large model seconds, as reasoning does
 MAX_NUM_SEQS = 64
+MAX_NUM_BATCHED_TOKENS = 2048  # less than the GPU's default: a burst of prompts holds up those that decode for less
 GPU_HOUR_USD = 3.0
 ANY, LARGE, SMALL = "any", "large", "small"
 POOL_OF = {LARGE: "tinymath-m", SMALL: "tinymath-s"}
@@ -181,7 +182,7 @@ def _write_config(folder: Path, name: str, suffix: str = "", *, by_priority: boo
 
 
 def _backend(kind: EngineKind, folder: Path, suffix: str, *, by_priority: bool) -> dict[str, Any]:
-    args: dict[str, Any] = {"max-num-seqs": MAX_NUM_SEQS}
+    args: dict[str, Any] = {"max-num-seqs": MAX_NUM_SEQS, "max-num-batched-tokens": MAX_NUM_BATCHED_TOKENS}
     if by_priority:
         args["scheduling-policy"] = "priority"
     speculative = profile_file.read(folder / f"{kind.name}.json").environment.get("speculative")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.config import BackendConfig, LaunchConfig
-from proxy.engine_flags import largest_graph_batch, max_num_seqs
+from proxy.engine_flags import largest_graph_batch, max_num_batched_tokens, max_num_seqs
 
 
 def launched(speculative: dict[str, Any] | None = None, **args: Any) -> BackendConfig:
@@ -21,6 +21,13 @@ def test_max_num_seqs_is_the_flag_or_vllms_default() -> None:
     assert max_num_seqs(launched(max_num_seqs=64)) == 64
     assert max_num_seqs(launched()) == 256
     assert max_num_seqs(BackendConfig(name="a", url="http://localhost:1")) == 256
+
+
+def test_how_many_tokens_a_step_computes_is_not_guessed() -> None:
+    """vLLM's default goes by the GPU's memory."""
+    assert max_num_batched_tokens(launched(max_num_batched_tokens=8192)) == 8192
+    assert max_num_batched_tokens(launched()) is None
+    assert max_num_batched_tokens(launched(max_num_batched_tokens="8k")) is None
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ async def engine() -> AsyncIterator[Engine]:
 
 
 def configured(engine: Engine, folder: Path, *, max_num_seqs: int = 4, **members: Any) -> BackendConfig:
-    launch = LaunchConfig(model="/x/m", args={"max-num-seqs": max_num_seqs})
+    launch = LaunchConfig(model="/x/m", args={"max-num-seqs": max_num_seqs, "max-num-batched-tokens": 4096})
     return BackendConfig(name="a", url=engine.url, profile=folder / "a.json", launch=launch, **members)
 
 
@@ -90,6 +90,7 @@ async def test_a_profile_is_measured_written_and_its_journal_removed(engine: Eng
     assert profile_file.read(tmp_path / "a.json") == made
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert made.environment["vllm"] == "0.26.0"
+    assert made.environment["max_num_batched_tokens"] == 4096
     assert {1, 2, 4} <= {cell.spec.batch for cell in made.cells} <= {1, 2, 3, 4}
     assert made.range.max_prompt <= 256
     assert {request.path for request in engine.generations} == {"/v1/completions"}
