@@ -6,7 +6,7 @@ ARGS ?=
 # Where pip finds PyTorch's CPU build when the configured package index has only CUDA ones.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-fast check audit fuzz format bench bench-planner bench-scale bench-prediction bench-advice bench-costs proof faults soak clients lock clean
+.PHONY: demo test test-fast check audit fuzz format bench bench-planner bench-scale bench-prediction bench-advice bench-costs proof faults soak cluster clients lock clean
 
 demo: .venv/ready .venv-vllm/ready
 	$(BIN)/paretoproxy demo --engine-python $(ENGINE) $(ARGS)
@@ -59,6 +59,9 @@ faults: .venv/ready
 
 soak: .venv/ready
 	$(BIN)/python tests/benchmarks/soak.py $(ARGS)
+
+cluster: .venv/ready
+	$(BIN)/python tests/helm/cluster.py $(ARGS)
 
 clients: .venv-clients/ready
 

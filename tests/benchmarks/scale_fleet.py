@@ -52,6 +52,10 @@ ROWS: Rows = (
     ("**whole requests**: passed through, ms each", "request.pass_ms", ".2f"),
     ("voted, 4 samples, ms each", "request.vote_ms", ".2f"),
     ("freely planned, ms each", "request.free_ms", ".2f"),
+    ("**operating**: a look of the console at the fleet, ms in the event loop", "console_ms", ".2f"),
+    ("its JSON, kB", "console_kb", ",.0f"),
+    ("a reload after which every backend stays, ms of CPU", "reload_ms", ",.0f"),
+    ("of it in the event loop, ms", "reload_held_ms", ",.1f"),
     ("process with one service, MB", "all_mb", ".0f"),
 )
 

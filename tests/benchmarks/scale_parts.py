@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,20 +25,23 @@ from profiler.simulation.loop import run_virtually
 from proxy import catalog_build, load_metrics
 from proxy.catalog import Catalog, Served
 from proxy.config import Config, load
+from proxy.console_fleet import FleetReader
 from proxy.controls import Slo
 from proxy.handler import Handler
 from proxy.in_process import in_process_service
 from proxy.in_process_client import ask
+from proxy.live import Live
 from proxy.metrics import Metrics
 from proxy.planner import choose
 from proxy.plans import Ask
 from proxy.probe import LOAD_EVERY_S, probe
+from proxy.reload import Reloader
 from proxy.simulated_fleet import simulated_backends
 from proxy.trace import BranchTrace, PlanTrace, Trace
 from proxy.trace_store import TraceStore
 from strategies.registry import Registry
 
-DECISIONS, LOOKS, REQUESTS = 300, 8, 240
+DECISIONS, LOOKS, REQUESTS, RELOADS = 300, 8, 240, 5
 STRATEGIES = (("none", 1), ("self-consistency", 8), ("first-finish", 4))
 QUESTIONS = list(read_samples(TINYMATH / "quality/tinymath-s.tinymath.samples.jsonl"))
 Figures = dict[str, float]
@@ -61,6 +65,7 @@ def measure(path: Path) -> Figures:
     _pages(figures, catalog)
     figures["all_mb"] = _rss_mb()
     _requests(figures, config)
+    figures.update(asyncio.run(_operating(path, config)))
     return figures
 
 
@@ -212,6 +217,38 @@ async def _serve_requests(config: Config, members: dict[str, Any]) -> float:
         return (time.thread_time() - began) * 1e3 / REQUESTS
     finally:
         await service.aclose()
+
+
+# -- operating --
+
+
+async def _operating(path: Path, config: Config) -> Figures:
+    """A look of the console at the fleet, and a reload after which every backend stays, on engines without sockets."""
+    loop = asyncio.get_running_loop()
+    live = Live(await in_process_service(config, simulated_backends(config, LoopClock(loop))))
+    reloader = Reloader(path, live, {})
+    reader = FleetReader(itertools.count().__next__)  # later each time: the last reading is never fresh enough
+    looks_ms, reloads_ms, held_ms = [], [], []
+    try:
+        body = await reader.body(live.service)  # reads the verdicts' files, once
+        for _ in range(LOOKS):
+            began = time.thread_time()
+            body = await reader.body(live.service)
+            looks_ms.append((time.thread_time() - began) * 1e3)
+        for _ in range(RELOADS):
+            began, held = time.process_time(), time.thread_time()
+            assert await reloader.reload()
+            reloads_ms.append((time.process_time() - began) * 1e3)
+            held_ms.append((time.thread_time() - held) * 1e3)
+    finally:
+        await reloader.aclose()
+        await live.aclose()
+    return {
+        "console_ms": float(np.median(looks_ms)),
+        "console_kb": len(body) / 1e3,
+        "reload_ms": float(np.median(reloads_ms)),
+        "reload_held_ms": float(np.median(held_ms)),
+    }
 
 
 def _body(model: str, number: int, members: dict[str, Any]) -> dict[str, Any]:
