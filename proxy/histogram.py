@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.samples import Sample
 
 
 class Histogram:
@@ -25,13 +26,35 @@ class Histogram:
         row.sum += value
 
     def family(self) -> HistogramMetricFamily:
-        name, documentation, labels = self._told
-        family = HistogramMetricFamily(name, documentation, labels=labels)
+        """As it is now."""
         edges = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
-        for values, row in list(self._rows.items()):
-            buckets = list(zip(edges, accumulate(list(row.counts)), strict=True))
-            family.add_metric(list(values), buckets, row.sum)
-        return family
+        rows = [(values, row.counts.copy(), row.sum) for values, row in list(self._rows.items())]
+        return _Snapshot(*self._told, edges, rows)
+
+
+class _Snapshot(HistogramMetricFamily):
+    """Its samples, a dozen and more a row, are made when somebody first asks for them: the writer of the page, in a
+    thread."""
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        edges: Sequence[str],
+        rows: Sequence[tuple[Sequence[str], list[int], float]],
+    ) -> None:
+        super().__init__(name, documentation, labels=labels)
+        self._edges, self._rows = edges, rows
+        del self.samples
+
+    def __getattr__(self, name: str) -> list[Sample]:
+        if name != "samples":
+            raise AttributeError(name)
+        self.samples: list[Sample] = []
+        for values, counts, total in self._rows:
+            self.add_metric(values, list(zip(self._edges, accumulate(counts), strict=True)), total)
+        return self.samples
 
 
 class _Row:
