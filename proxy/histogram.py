@@ -51,9 +51,10 @@ class _Snapshot(HistogramMetricFamily):
     def __getattr__(self, name: str) -> list[Sample]:
         if name != "samples":
             raise AttributeError(name)
-        self.samples: list[Sample] = []
+        whole = HistogramMetricFamily(self.name, self.documentation, labels=self._labelnames)
         for values, counts, total in self._rows:
-            self.add_metric(values, list(zip(self._edges, accumulate(counts), strict=True)), total)
+            whole.add_metric(values, list(zip(self._edges, accumulate(counts), strict=True)), total)
+        self.samples: list[Sample] = whole.samples
         return self.samples
 
 

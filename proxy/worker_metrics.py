@@ -152,11 +152,14 @@ class Exchange:
                 log.error("the metrics of worker %s cannot be shared: %s", self._name, error)
 
     async def _write(self) -> Snapshot:
-        """Numbers are read on the loop, where they change, and written in a thread."""
+        """Numbers are read on the loop, where they change; their samples are made, and written, in a thread."""
         async with self._writing:
-            own = snapshot(self._name, self._read())
-            await asyncio.to_thread(_replace, self._folder / f"{self._name}.json", own)
-            return own
+            return await asyncio.to_thread(self._replace_own, self._read())
+
+    def _replace_own(self, families: list[Metric]) -> Snapshot:
+        own = snapshot(self._name, families)
+        _replace(self._folder / f"{self._name}.json", own)
+        return own
 
     def _with_others(self, own: Snapshot) -> list[Metric]:
         found, gone = read_folder(self._folder)

@@ -9,7 +9,7 @@ from profiler.simulation.drafts import draft_tokens
 from profiler.steptime import StepTime
 
 DEFAULT_KV_TOKENS = 262_144
-DEFAULT_BATCHED_TOKENS = 2048  # vLLM's server, unless told otherwise, on GPUs below 70 GiB and CPUs; above, 8,192
+DEFAULT_BATCHED_TOKENS = 2048  # vLLM's server, unless told otherwise; on H100 and H200 8,192
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
     make cluster ARGS="--image REGISTRY/paretoproxy:0.1.0 --values my-values.yaml"
 
 Needs kubectl, a kubeconfig whose user may make namespaces, the image where the nodes find it, and values whose fleet
-the cluster can run (`helm/examples`, or backends with a `url`). Installs by Helm's own engine into a namespace of its
-own, prints a line a step, and ends with 1 where one fails. What is left then is there to be looked at: `--keep` leaves
-it always, `kubectl delete namespace` removes it.
+the cluster can run (`helm/examples`, or backends with a `url`; no API keys). Installs by Helm's own engine into a
+namespace that it makes, prints a line a step, and ends with 1 where one fails. What is left then is there to be looked
+at: `--keep` leaves it always, `kubectl delete namespace` removes it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ LOCAL_PORT = 18080
 QUESTION = "What is (12 + 30) * 3?"
 OURS = f"app.kubernetes.io/instance={RELEASE}"
 PROXY = f"{OURS},app.kubernetes.io/component=proxy"
+MADE_BY_HELM = "app.kubernetes.io/managed-by=Helm,app.kubernetes.io/part-of=paretoproxy"
+KINDS = "all,configmap,secret,serviceaccount,ingress,networkpolicy,poddisruptionbudget,horizontalpodautoscaler"
 
 
 class StepFailed(Exception):
@@ -43,22 +45,32 @@ class Cluster:
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
 
-    def kubectl(self, *arguments: str, told: str | None = None, wanted: bool = True) -> str:
-        """Standard output. Raises StepFailed for an exit status that is not as `wanted` (0)."""
+    def kubectl(self, *arguments: str) -> str:
+        """Standard output. Raises StepFailed."""
         command = ("kubectl", "-n", self.namespace, *arguments)
-        done = subprocess.run(command, input=told, capture_output=True, text=True)
-        if (done.returncode == 0) is not wanted:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
             raise StepFailed(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
+
+    def wait_for_pod(self, name: str, limit_s: float) -> None:
+        """Until it is there and ready. Raises StepFailed."""
+        end = time.monotonic() + limit_s
+        while name not in self.kubectl("get", "pod", "-o", "jsonpath={.items[*].metadata.name}").split():
+            if time.monotonic() > end:
+                raise StepFailed(f"no pod {name}")
+            time.sleep(0.5)
+        self.kubectl("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={limit_s}s")
 
     @contextmanager
     def forwarded(self, service: str) -> Iterator[str]:
         """A URL on this machine for a service of the cluster."""
         command = ("kubectl", "-n", self.namespace, "port-forward", f"svc/{service}", f"{LOCAL_PORT}:80")
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            process.stdout.readline()  # once it listens
             try:
+                assert process.stdout is not None
+                if not process.stdout.readline():  # a line once it listens
+                    raise StepFailed(f"{' '.join(command)} ended; is port {LOCAL_PORT} of this machine in use?")
                 yield f"http://127.0.0.1:{LOCAL_PORT}"
             finally:
                 process.terminate()
@@ -78,7 +90,7 @@ def main() -> None:
     os.environ["KUBECONFIG"] = options.kubeconfig
     try:
         check(options)
-    except StepFailed as failed:
+    except (StepFailed, helm_python.HelmError) as failed:
         sys.exit(f"failed: {failed}")
 
 
@@ -87,9 +99,11 @@ def check(options: argparse.Namespace) -> None:
     values = with_image(yaml.safe_load(options.values.read_text()), options.image)
     cluster = Cluster(options.namespace)
     with helm_python.Config(kubeconfig_path=options.kubeconfig, namespace=options.namespace) as helm:
+        cluster.kubectl("create", "namespace", options.namespace)  # fails where it is: it is not ours to delete
         with step("installed"):
-            helm.install(str(CHART), RELEASE, values, namespace=options.namespace, create_namespace=True)
+            helm.install(str(CHART), RELEASE, values, namespace=options.namespace)
         with step("every pod ready"):
+            cluster.kubectl("rollout", "status", f"deploy/{RELEASE}-paretoproxy", f"--timeout={options.startup_s}s")
             cluster.kubectl("wait", "--for=condition=Ready", "pod", "-l", OURS, f"--timeout={options.startup_s}s")
         model = values["config"]["models"][0]["name"]
         with step("answered through the service"):
@@ -103,7 +117,7 @@ def check(options: argparse.Namespace) -> None:
         with step("uninstalled"):
             helm.uninstall(RELEASE)
             cluster.kubectl("wait", "--for=delete", "pod", "-l", OURS, "--timeout=180s")
-            if left := cluster.kubectl("get", "all,configmap,secret,networkpolicy,pdb", "-l", OURS, "-o", "name"):
+            if left := cluster.kubectl("get", KINDS, "-l", MADE_BY_HELM, "-o", "name"):
                 raise StepFailed(f"these are left: {left.split()}")
     cluster.kubectl("delete", "namespace", options.namespace, "--wait=false")
 
@@ -117,6 +131,8 @@ def step(what: str) -> Iterator[None]:
 
 def with_image(values: dict[str, Any], image: str) -> dict[str, Any]:
     repository, _, tag = image.rpartition(":")
+    if not repository or "/" in tag:  # no tag, or the colon of a registry's port
+        raise StepFailed(f"--image {image} has no tag")
     return {**values, "image": {**values.get("image", {}), "repository": repository, "tag": tag}}
 
 
@@ -136,8 +152,11 @@ def guarded(cluster: Cluster) -> None:
     user = cluster.kubectl("exec", pod, "--", "id", "-u").strip()
     if user == "0":
         raise StepFailed("the proxy runs as root")
-    cluster.kubectl("exec", pod, "--", "touch", "/written", wanted=False)
-    cluster.kubectl("exec", pod, "--", "ls", "/var/run/secrets/kubernetes.io", wanted=False)
+    mounts = cluster.kubectl("exec", pod, "--", "cat", "/proc/mounts").splitlines()
+    if not any(line.split()[1] == "/" and "ro" in line.split()[3].split(",") for line in mounts):
+        raise StepFailed("its root file system can be written")
+    if any("kubernetes.io/serviceaccount" in line for line in mounts):
+        raise StepFailed("it has a token of the cluster")
 
 
 def roll_under_load(cluster: Cluster, options: argparse.Namespace, model: str) -> str:
@@ -167,18 +186,26 @@ def roll_under_load(cluster: Cluster, options: argparse.Namespace, model: str) -
     with subprocess.Popen(
         run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as load:
-        assert load.stdin is not None
-        load.stdin.write(yaml.safe_dump(workload))
-        load.stdin.close()
-        load.stdin = None
-        time.sleep(options.load_s / 4)
-        cluster.kubectl("rollout", "restart", f"deploy/{RELEASE}-paretoproxy")
-        cluster.kubectl("rollout", "status", f"deploy/{RELEASE}-paretoproxy", f"--timeout={options.load_s}s")
-        out, err = load.communicate(timeout=options.load_s + 180)
-    if load.returncode:
+        try:
+            assert load.stdin is not None
+            load.stdin.write(yaml.safe_dump(workload))
+            load.stdin.close()
+            load.stdin = None
+            cluster.wait_for_pod("load", options.startup_s)
+            time.sleep(options.load_s / 4)
+            cluster.kubectl("rollout", "restart", f"deploy/{RELEASE}-paretoproxy")
+            cluster.kubectl("rollout", "status", f"deploy/{RELEASE}-paretoproxy", f"--timeout={options.load_s}s")
+            if load.poll() is not None:
+                raise StepFailed("the load ended before the proxies were replaced: make --load-s longer")
+            out, err = load.communicate(timeout=options.load_s + 180)
+        except subprocess.TimeoutExpired:
+            raise StepFailed("the load test does not end") from None
+        finally:
+            load.kill()
+    if load.returncode or "{" not in out:
         raise StepFailed(f"the load test: {err.strip() or out.strip()}")
     told = json.loads(out[out.index("{") :])["overall"]
-    if told["answered"] < told["sent"]:
+    if not 0 < told["sent"] == told["answered"]:
         raise StepFailed(f"{told['sent'] - told['answered']} of {told['sent']} requests were lost: {told}")
     return f"{told['answered']} of {told['sent']} requests answered, none lost"
 

@@ -33,11 +33,11 @@ def spec_of(profile: Profile, cell: Cell) -> EngineSpec:
     return replace(spec, acceptance_length=cell.acceptance_length) if spec.draft_tokens else spec
 
 
-def test_over_all_held_out_cells_half_are_within_a_tenth() -> None:
+def test_of_all_held_out_cells_half_are_within_7_percent_and_nine_in_ten_within_15() -> None:
     found = [error for path in MEASURED for error in errors(path)]
     assert len(found) > 80
     assert median(found) < 0.07
-    assert quantiles(found, n=10)[-1] < 0.15  # nine in ten
+    assert quantiles(found, n=10)[-1] < 0.15
 
 
 def test_prompts_are_computed_in_chunks_of_the_engine_that_was_measured() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import openai
 import pytest
 from http_rig import Events
@@ -329,6 +330,17 @@ def test_limits_come_from_launch(tmp_path: Path) -> None:
     spec = simulated_backends(load(path, {}), VirtualClock())["a"].engine.spec
     assert (spec.max_num_seqs, spec.max_model_len, spec.max_num_batched_tokens) == (7, 512, 300)
     assert (spec.prefix_caching, spec.sigma, spec.kv_tokens) == (False, 0.03, 65_536)
+
+
+def test_what_launch_does_not_say_is_as_it_was_measured(tmp_path: Path) -> None:
+    from profiler.simulation.clock import VirtualClock
+
+    path = write_config(tmp_path, launch={"model": "x", "args": {}})
+    (profile,) = {Path(b.profile) for b in load(path, {}).backends() if b.name == "a" and b.profile is not None}
+    told = profile_file.read(profile)
+    environment = {**told.environment, "max_num_batched_tokens": 8192}
+    profile_file.write(msgspec.structs.replace(told, environment=environment), profile)
+    assert simulated_backends(load(path, {}), VirtualClock())["a"].engine.spec.max_num_batched_tokens == 8192
 
 
 def test_what_is_no_profile_is_a_profile_error(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The metrics of several workers are one page: counters are sums, nobody's count is lost, and none goes back."""
 
+import threading
 from pathlib import Path
 
 import pytest
 from collector import HttpCollector
 from http_rig import Fleet
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.samples import Sample
 
 from proxy import worker_metrics
 from proxy.worker_metrics import RULES, Exchange, bury, merged, read_folder, snapshot
@@ -99,3 +101,27 @@ async def test_the_dead_are_counted_once_and_their_gauges_are_not(tmp_path: Path
     bury(tmp_path, "0-2")
     found, gone = read_folder(tmp_path)
     assert found == [] and gone is not None and values(merged([], gone)) == {"asked_total[]": 10}
+
+
+class _Told(GaugeMetricFamily):
+    """Notes in which threads its samples are asked for."""
+
+    asked_in: list[threading.Thread]
+
+    @property
+    def samples(self) -> list[Sample]:
+        self.asked_in.append(threading.current_thread())
+        return []
+
+    @samples.setter
+    def samples(self, value: list[Sample]) -> None:
+        """The base class's own empty list."""
+        self.asked_in = []
+
+
+async def test_numbers_are_read_on_the_loop_and_become_samples_in_a_thread(tmp_path: Path) -> None:
+    told, read_in = _Told("told", "-"), list[threading.Thread]()
+    exchange = Exchange(tmp_path, "a", lambda: (read_in.append(threading.current_thread()), [told])[1])
+    await exchange.page()
+    assert read_in == [threading.current_thread()]
+    assert told.asked_in and threading.current_thread() not in told.asked_in
