@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import os
 import re
 import socket
@@ -206,6 +207,7 @@ class Bed:
                 backend.received.clear()
                 backend.probes.clear()
                 backend._server.peers[:] = [peer for peer in backend._server.peers if not peer.gone.is_set()]
+            _forget_logged()
             gc.collect()
             seen = Level(_fds(), len(asyncio.all_tasks()), self._connections(), len(gc.get_objects()) - ours)
             least = seen if least is None else least.and_least(seen)
@@ -248,6 +250,13 @@ def _seen(name: str, kind: str, took_s: float, answer: bytes) -> Asked:
         return Asked(name, kind, took_s, status, ended and b'"error"' not in body, said=b'"content"' in body)
     length = re.search(rb"content-length: (\d+)", head)
     return Asked(name, kind, took_s, status, length is not None and len(body) == int(length[1]), said=bool(body))
+
+
+def _forget_logged() -> None:
+    """The test runner keeps every record of a test, with its traceback: hundreds of objects that are not the proxy's."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(kept := getattr(handler, "records", None), list):
+            kept.clear()
 
 
 def _fds() -> int:
