@@ -253,7 +253,7 @@ def _seen(name: str, kind: str, took_s: float, answer: bytes) -> Asked:
 
 
 def _forget_logged() -> None:
-    """The test runner keeps every record of a test, with its traceback: hundreds of objects that are not the proxy's."""
+    """The test runner keeps every record of a test, with its traceback: hundreds of objects, none the proxy's."""
     for handler in logging.getLogger().handlers:
         if isinstance(kept := getattr(handler, "records", None), list):
             kept.clear()
