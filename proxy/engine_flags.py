@@ -15,15 +15,16 @@ def max_num_seqs(config: BackendConfig) -> int:
 
 def max_model_len(config: BackendConfig) -> int | None:
     """None where the flag is not given, or in words ("auto", "32k")."""
-    return _whole(config, "max-model-len")
+    return whole(config, "max-model-len")
 
 
 def max_num_batched_tokens(config: BackendConfig) -> int | None:
     """Of prompts and branches that one step computes at most. None as above: vLLM then goes by its GPU's memory."""
-    return _whole(config, "max-num-batched-tokens")
+    return whole(config, "max-num-batched-tokens")
 
 
-def _whole(config: BackendConfig, name: str) -> int | None:
+def whole(config: BackendConfig, name: str) -> int | None:
+    """A flag's number; None where it is not given, or in words, which vLLM understands ("8k")."""
     found = str(flag(config, name))
     return int(found) if found.isascii() and found.isdigit() else None
 

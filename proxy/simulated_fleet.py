@@ -16,7 +16,7 @@ from profiler.simulation.engine_spec import EngineSpec
 from profiler.simulation.server import BackendServer
 from profiler.simulation.simulated_backend import SimulatedBackend
 from proxy.config import BackendConfig, Config, ConfigError
-from proxy.engine_flags import by_priority, flag
+from proxy.engine_flags import by_priority, flag, max_model_len, max_num_batched_tokens, whole
 from proxy.upstream.pool import Origin
 
 
@@ -51,13 +51,12 @@ def simulated_backends(
 def engine_spec(backend: BackendConfig, how: Simulation, *, seed: int) -> EngineSpec:
     """The profile's engine with the limits of the backend's `launch`, where it has some."""
     profile = _profile(backend)
-    max_len = _whole(backend, "max-model-len")
-    spec = EngineSpec.of_profile(profile, max_model_len=max_len, seed=seed)
+    spec = EngineSpec.of_profile(profile, max_model_len=max_model_len(backend), seed=seed)
     drafts = draft_tokens(backend.speculative, spec.acceptance_length) if spec.draft_tokens else 0
     return replace(
         spec,
-        max_num_seqs=_whole(backend, "max-num-seqs") or spec.max_num_seqs,
-        max_num_batched_tokens=_whole(backend, "max-num-batched-tokens") or spec.max_num_batched_tokens,
+        max_num_seqs=whole(backend, "max-num-seqs") or spec.max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens(backend) or spec.max_num_batched_tokens,
         draft_tokens=drafts or spec.draft_tokens,
         prefix_caching=flag(backend, "enable-prefix-caching") is not False,
         max_waiting=how.max_waiting,
@@ -90,13 +89,3 @@ def _profile(backend: BackendConfig) -> Profile:
         return profile_file.read(backend.profile)
     except ProfileError as error:
         raise ConfigError(f"backend {backend.name}: {error}; a simulated engine is timed by its profile") from error
-
-
-def _whole(backend: BackendConfig, name: str) -> int | None:
-    value = flag(backend, name)
-    if value is None or isinstance(value, bool):
-        return None
-    try:
-        return int(value)
-    except ValueError:
-        raise ConfigError(f"backend {backend.name}: launch.args.{name} is no whole number: {value!r}") from None

@@ -28,6 +28,7 @@ import yaml
 CHART = Path(__file__).resolve().parents[2] / "helm"
 RELEASE = "tts"
 LOCAL_PORT = 18080
+POD_S = 300  # for a pod of the proxy's own image, which the node has
 QUESTION = "What is (12 + 30) * 3?"
 OURS = f"app.kubernetes.io/instance={RELEASE}"
 PROXY = f"{OURS},app.kubernetes.io/component=proxy"
@@ -191,7 +192,7 @@ def roll_under_load(cluster: Cluster, options: argparse.Namespace, model: str) -
             load.stdin.write(yaml.safe_dump(workload))
             load.stdin.close()
             load.stdin = None
-            cluster.wait_for_pod("load", options.startup_s)
+            cluster.wait_for_pod("load", POD_S)
             time.sleep(options.load_s / 4)
             cluster.kubectl("rollout", "restart", f"deploy/{RELEASE}-paretoproxy")
             cluster.kubectl("rollout", "status", f"deploy/{RELEASE}-paretoproxy", f"--timeout={options.load_s}s")

@@ -1,36 +1,14 @@
 """The engine timed by a shipped profile gives the latencies that were measured on the H200."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
 
 import pytest
 from engine_rig import run_cell
+from held_out import FOLDER, MEASURED, errors, spec_of
 
-import profiler.profiles
 from profiler import profile_file
-from profiler.cells import Cell
-from profiler.profile_file import Profile
-from profiler.simulation.engine_spec import EngineSpec
-
-FOLDER = Path(profiler.profiles.__file__).parent
-MEASURED = sorted(path for path in FOLDER.glob("*.json") if "modelled" not in path.name)
-
-
-def errors(path: Path) -> Iterator[float]:
-    """|simulated − measured| / measured latency of the cells that the profile's fit never saw."""
-    profile = profile_file.read(path)
-    for cell in profile.cells:
-        if cell.held_out:
-            _, latency_s = run_cell(spec_of(profile, cell), cell.spec)
-            yield abs(latency_s / cell.latency_s - 1)
-
-
-def spec_of(profile: Profile, cell: Cell) -> EngineSpec:
-    """Without noise; drafts accepted as they were in that cell."""
-    spec = replace(EngineSpec.of_profile(profile), sigma=0.0)
-    return replace(spec, acceptance_length=cell.acceptance_length) if spec.draft_tokens else spec
 
 
 def test_of_all_held_out_cells_half_are_within_7_percent_and_nine_in_ten_within_15() -> None:
