@@ -23,6 +23,7 @@ import itertools
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -263,14 +264,19 @@ async def running_engine(
                 print(Cell(cell).row(), flush=True)
 
 
-async def side_by_side(args: argparse.Namespace, say: Record) -> None:
-    """One that fails takes none of the others with it."""
-    found = await asyncio.gather(
-        *(running_engine(args, *own, say) for own in alone(args.config, args.apart.split(","))), return_exceptions=True
-    )
-    for error in found:
-        if isinstance(error, BaseException):
-            print(f"an engine's measurement failed: {error!r}", flush=True)
+async def side_by_side(args: argparse.Namespace) -> None:
+    """A process for each engine, since one would be too slow to read for all. One that fails takes no other with it."""
+
+    async def measured(index: int, name: str) -> None:
+        told = ["--apart", name, "--port", str(args.port + index), "--requests", str(args.requests), "--more"]
+        told += ["--config", str(args.config), *(["--profile", args.profile] if args.profile else [])]
+        process = await asyncio.create_subprocess_exec(sys.executable, __file__, *told)
+        if await process.wait():
+            print(f"the measurement of {name} failed", flush=True)
+
+    async with asyncio.TaskGroup() as group:
+        for index, name in enumerate(args.apart.split(",")):
+            group.create_task(measured(index, name))
 
 
 async def machine_pace(model: ModelConfig, backend: BackendConfig) -> float:
@@ -324,8 +330,12 @@ async def run(args: argparse.Namespace) -> None:
     record = Record(OUT / ("prediction-together.jsonl" if args.together else "prediction.jsonl"), more=args.more)
     if args.together:
         await all_engines(args, config, record)
-    if args.apart:
-        await side_by_side(args, record)
+    if args.apart and "," in args.apart:
+        await side_by_side(args)
+        record = Record(OUT / "prediction.jsonl", more=True)
+    elif args.apart:
+        await running_engine(args, *alone(args.config, args.apart, args.port), record)
+        return
     started = [] if args.together or args.apart else [model for model in config.models if model.backends]
     for model in started:
         for backend in model.backends:
@@ -347,6 +357,7 @@ def main() -> None:
     parser.add_argument("--only", help="names of backends, with commas")
     parser.add_argument("--together", action="store_true")
     parser.add_argument("--apart", metavar="NAMES", help="engines that run already, each on a GPU of its own")
+    parser.add_argument("--port", type=int, default=8700, help="of the first proxy under --apart")
     parser.add_argument("--more", action="store_true", help="keep the requests of earlier runs and report on all")
     asyncio.run(run(parser.parse_args()))
 

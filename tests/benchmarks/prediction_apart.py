@@ -5,7 +5,6 @@ Each engine gets a proxy of its own, whose configuration holds that engine alone
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -13,24 +12,21 @@ from bench_fleet import OUT
 
 from proxy.config import BackendConfig, Config, ModelConfig, load
 
-FIRST_PORT = 8700
 
-
-def alone(path: Path, names: list[str]) -> Iterator[tuple[Path, Config, ModelConfig, BackendConfig]]:
-    """One configuration file for each named backend, with a port of its own; the others' models stay out."""
-    for index, name in enumerate(names):
-        told = yaml.safe_load(path.read_text())
-        told["server"] = {"host": "127.0.0.1", "port": FIRST_PORT + index}
-        told["traces"] = {"path": str(OUT / f"apart-{name}.db")}
-        models = [model for model in told["models"] if "backends" in model]
-        for model in models:
-            model["backends"] = [backend for backend in model["backends"] if backend["name"] == name]
-            for key in ("reward_model", "embedding_model", "judge", "larger_model"):
-                model.pop(key, None)
-        told["models"] = [model for model in models if model["backends"]]
-        if not told["models"]:
-            raise SystemExit(f"no backend is named {name!r} in {path}")
-        written = path.parent / f".apart-{name}.yaml"  # beside the original: its paths are relative
-        written.write_text(yaml.safe_dump(told))
-        config = load(written)
-        yield written, config, config.models[0], config.models[0].backends[0]
+def alone(path: Path, name: str, port: int) -> tuple[Path, Config, ModelConfig, BackendConfig]:
+    """A configuration file with the named backend and no other, for a proxy at `port`."""
+    told = yaml.safe_load(path.read_text())
+    told["server"] = {"host": "127.0.0.1", "port": port}
+    told["traces"] = {"path": str(OUT / f"apart-{name}.db")}
+    models = [model for model in told["models"] if "backends" in model]
+    for model in models:
+        model["backends"] = [backend for backend in model["backends"] if backend["name"] == name]
+        for key in ("reward_model", "embedding_model", "judge", "larger_model"):
+            model.pop(key, None)
+    told["models"] = [model for model in models if model["backends"]]
+    if not told["models"]:
+        raise SystemExit(f"no backend is named {name!r} in {path}")
+    written = path.parent / f".apart-{name}.yaml"  # beside the original: its paths are relative
+    written.write_text(yaml.safe_dump(told))
+    config = load(written)
+    return written, config, config.models[0], config.models[0].backends[0]
