@@ -34,8 +34,8 @@ from proxy.engine_flags import largest_graph_batch, max_num_batched_tokens, max_
 
 DEFAULT_MAX_LEN = 4096
 VOCABULARY = range(5, 260)
-# An n-gram drafter proposes only what the context has had before: over four tokens it always finds something, so that
-# verifying is part of what is measured, as under the traffic that one speculates for.
+# An n-gram drafter proposes only what the context has had before: after a prompt of four tokens it mostly finds
+# something, so that verifying is part of what is measured, as under the traffic that one speculates for.
 REPETITIVE = (40, 41, 42, 43)
 IDLE_LOOKS, IDLE_LOOK_EVERY_S = 3, 0.3
 TASK_QUESTIONS = 24
@@ -64,7 +64,7 @@ class Job:
 
 async def profile(job: Job, progress: Progress) -> Profile:
     """Measure, fit and write. Raises EngineFailed, EngineBusy, EngineShared, FitError."""
-    bench = bench_of(job.backend)
+    bench = EngineBench(job.backend)
     card, version = await _reach(job.backend, bench)
     await _idle(job, bench)
     limits = await _limits(job, bench, card)
@@ -87,7 +87,7 @@ async def profile(job: Job, progress: Progress) -> Profile:
 async def check_profile(job: Job, cells: int = 6) -> check.Check:
     """Measure a few cells of the profile at `job.path` again. Raises as `profile` does, and ProfileError."""
     known = profile_file.read(job.path)
-    bench, rng = bench_of(job.backend), random.Random(time.time_ns())
+    bench, rng = EngineBench(job.backend), random.Random(time.time_ns())
     await _reach(job.backend, bench)
     await _idle(job, bench)
     vocabulary, again = _vocabulary(job.config), []
@@ -97,17 +97,8 @@ async def check_profile(job: Job, cells: int = 6) -> check.Check:
     return check.compare(known, again)
 
 
-def bench_of(backend: Backend) -> EngineBench:
-    vocabulary = list(_vocabulary(backend.config))
-    return EngineBench(backend, {"allowed_token_ids": vocabulary} if _by_ngram(backend.config) else None)
-
-
-def _by_ngram(config: BackendConfig) -> bool:
-    return bool(config.speculative) and (config.speculative or {}).get("method") == "ngram"
-
-
 def _vocabulary(config: BackendConfig) -> tuple[int, ...]:
-    return REPETITIVE if _by_ngram(config) else tuple(VOCABULARY)
+    return REPETITIVE if (config.speculative or {}).get("method") == "ngram" else tuple(VOCABULARY)
 
 
 async def _finish(

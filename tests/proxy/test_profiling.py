@@ -95,8 +95,8 @@ async def test_a_profile_is_measured_written_and_its_journal_removed(engine: Eng
     assert made.range.max_prompt <= 256
     assert {request.path for request in engine.generations} == {"/v1/completions"}
     sent = engine.generations[-1].json
-    assert (sent["ignore_eos"], sent["min_tokens"]) == (True, sent["max_tokens"])
-    assert "allowed_token_ids" not in sent
+    assert sent["ignore_eos"] is True
+    assert not {"min_tokens", "allowed_token_ids"} & sent.keys()  # slow paths of a sampler that traffic does not take
 
 
 async def test_an_engine_that_others_use_is_refused_before_anything_is_asked(engine: Engine, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ async def test_a_damaged_journal_is_told_by_its_line(engine: Engine, tmp_path: P
 
 
 async def test_an_engine_that_speculates_is_told_by_its_counters(engine: Engine, tmp_path: Path) -> None:
-    """Half the tokens are accepted drafts, so a step gives two; by n-gram over an alphabet that always repeats."""
+    """Half the tokens are accepted drafts, so a step gives two; by n-gram after an alphabet that repeats."""
     engine.accepted = 0.5
     speculative = {"method": "ngram", "num_speculative_tokens": 4}
     made = await profiled(configured(engine, tmp_path, speculative=speculative), task="tinymath")
@@ -146,7 +146,7 @@ async def test_an_engine_that_speculates_is_told_by_its_counters(engine: Engine,
     assert {round(cell.acceptance_length, 3) for cell in made.cells} == {2.0}
     assert made.acceptance_length == pytest.approx(2.0)
     completions = [request for request in engine.generations if request.path == "/v1/completions"]
-    assert completions[0].json["allowed_token_ids"] == list(REPETITIVE)
+    assert "allowed_token_ids" not in completions[-1].json
     assert {token for request in completions[2:] for token in request.json["prompt"]} <= set(REPETITIVE)
     asked = [request.json for request in engine.generations if request.path == "/v1/chat/completions"]
     assert len(asked) == 24 and {body["temperature"] for body in asked} == {0}

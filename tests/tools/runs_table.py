@@ -1,6 +1,7 @@
-"""The table of stored runs, and every setting against one of them on the same questions.
+"""The table of stored runs, every setting against one of them on the same questions, and who was right in time.
 
 python tests/tools/runs_table.py docs/data/strategies-h200.runs.jsonl.gz --against self-consistency:n=8,stop=all
+python tests/tools/runs_table.py docs/data/strategies-h200-priority.runs.jsonl.gz --within 2000
 """
 
 from __future__ import annotations
@@ -39,16 +40,27 @@ def paired(ours: Mapping[str, Run], theirs: Mapping[str, Run]) -> tuple[float, f
     return float(off.mean()), Z_95 * float(off.std(ddof=1)) / len(off) ** 0.5, len(both)
 
 
+def in_time(runs: Sequence[Run], limit_ms: float) -> tuple[float, float]:
+    """The share of the runs answered by then, and the share also right."""
+    timely = [run for run in runs if run.latency_ms <= limit_ms]
+    return len(timely) / len(runs), sum(run.correct for run in timely) / len(runs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--against", help="a setting as it was asked for")
+    parser.add_argument("--within", type=float, metavar="MS", help="a latency")
     told = parser.parse_args()
     runs = read(told.runs)
     print(markdown(runs))
+    settings = by_key(runs)
+    if told.within is not None:
+        print(f"\n| within {told.within:.0f} ms | in time | right and in time |\n|---|--:|--:|")
+        for key, ours in settings.items():
+            print("| `{}` | {:.1%} | {:.3f} |".format(key, *in_time(list(ours.values()), told.within)))
     if told.against is None:
         return
-    settings = by_key(runs)
     theirs = settings[told.against]
     print(f"\n| against `{told.against}` | accuracy | questions | tokens |\n|---|--:|--:|--:|")
     for key, ours in settings.items():
