@@ -26,7 +26,8 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `waves`: tokens of the branches on the model's own backend, those that ran at the same time together, in order of
     time; `aside_ms`: what else was waited for (scores, judges, another model), `aside_gpu_s`: and what that took.
-    `key`: the setting as it was asked for.
+    `key`: the setting as it was asked for. `limits`: of the request's SLO; what a limit cuts is no measure of the
+    setting itself.
     """
 
     model: str
@@ -45,11 +46,13 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     backend: str = ""
     key: str = ""
     note: str | None = None
+    limits: dict[str, Any] = {}
 
     @property
     def setting(self) -> tuple[str, str, bool]:
         """What runs of one curve have in common."""
-        return self.strategy, msgspec.json.encode(self.params, order="sorted").decode(), self.greedy
+        told = msgspec.json.encode([self.params, self.limits], order="sorted").decode()
+        return self.strategy, told, self.greedy
 
 
 def path_beside(table: Path) -> Path:
@@ -71,8 +74,8 @@ def by_setting(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def curves(runs: Iterable[Run]) -> list[Curve]:
-    """One per setting with runs of at least `LEAST_QUESTIONS` questions; `auto` is none."""
-    settings = by_setting(run for run in runs if run.strategy != AUTO)
+    """One per setting with runs of at least `LEAST_QUESTIONS` questions; `auto` is none, nor is one under limits."""
+    settings = by_setting(run for run in runs if run.strategy != AUTO and not run.limits)
     return [curve(of) for of in settings if len({run.question for run in of}) >= LEAST_QUESTIONS]
 
 

@@ -70,18 +70,19 @@ def rows(runs: Sequence[Run]) -> list[Row]:
     return [Row.of(of) for of in by_setting(runs)]
 
 
-def voting_at(cost_usd: float | None, voting: Sequence[Row]) -> float | None:
-    """Accuracy of plain voting for the same money: between its measured settings a line, beyond them the last one. None
-    where costs are unknown."""
+def voting_at(cost_usd: float | None, voting: Sequence[Row]) -> tuple[float, bool] | None:
+    """Accuracy of plain voting for the same money: between its measured settings a line, beyond them the last one; and
+    whether it is beyond the dearest. None where costs are unknown."""
     known = sorted((row.cost_usd, row.accuracy) for row in voting if row.cost_usd is not None)
     if cost_usd is None or not known:
         return None
     costs, accuracy = zip(*known, strict=True)
-    return float(np.interp(cost_usd, costs, accuracy))
+    return float(np.interp(cost_usd, costs, accuracy)), cost_usd > costs[-1]
 
 
 def markdown(runs: Sequence[Run]) -> str:
-    """The table, the most accurate first. Plain voting includes one sample (`none`): its cheapest form."""
+    """The table, the most accurate first. Plain voting includes one sample (`none`): its cheapest form. `†`: the
+    setting cost more than any measured vote, and is compared with the dearest."""
     found = sorted(rows(runs), key=lambda row: (-row.accuracy, row.cost_usd or 0.0))
     voting = [row for row in found if row.plain]
     single = next((row for row in voting if row.strategy == "none"), None)
@@ -102,7 +103,7 @@ def markdown(runs: Sequence[Run]) -> str:
             f"{row.tokens:.0f}",
             cost,
             _against(row.accuracy, single.accuracy if single else None),
-            _against(row.accuracy, equal),
+            _against(row.accuracy, equal[0] if equal else None) + (" †" if equal and equal[1] else ""),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

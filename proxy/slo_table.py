@@ -6,11 +6,13 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
 from profiler.marking import Generated, Marking
 from profiler.tasks import Task
+from proxy.strategy_runs import written_trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +71,34 @@ HEADER = [
 
 
 async def ask(url: str, model: str, task: Task, slo_ms: float, api_key: str | None) -> AsyncIterator[Asked]:
-    """One question after the other, each with `x-slo-latency-ms`. Raises httpx.HTTPError."""
+    """One question after the other, each with `x-slo-latency-ms`. Raises httpx.HTTPError, AskFailed."""
     headers = {"x-slo-latency-ms": f"{slo_ms:g}", **({"authorization": f"Bearer {api_key}"} if api_key else {})}
     async with httpx.AsyncClient(base_url=url, timeout=slo_ms / 1e3 + 30, headers=headers) as client:
         for question in task.questions:
             message = {"role": "user", "content": question.question}
+            trace_id = uuid4().hex
+            context = {"traceparent": f"00-{trace_id}-{trace_id[:16]}-01"}
+            body = {"model": model, "messages": [message]}
             began = time.perf_counter()
-            response = await client.post("/v1/chat/completions", json={"model": model, "messages": [message]})
+            response = await client.post("/v1/chat/completions", json=body, headers=context)
             latency_ms = (time.perf_counter() - began) * 1e3
-            yield await _read(response, latency_ms, slo_ms, question.answer, task)
+            if response.status_code == 504:  # too late with nothing to show, whatever was predicted
+                yield _missed(await written_trace(client, trace_id), latency_ms, slo_ms)
+            else:
+                yield await _read(response, latency_ms, slo_ms, question.answer, task)
+
+
+def _missed(trace: dict[str, Any], latency_ms: float, slo_ms: float) -> Asked:
+    plan, cost_usd = trace["plan"], trace["ledgers"]["attributed"].get("usd")
+    feasible = plan["predicted"]["latency_ms"] <= slo_ms
+    tokens = trace.get("completion_tokens", 0)
+    return Asked(latency_ms, False, feasible, False, plan["strategy"], plan["n"], plan["backend"], tokens, cost_usd)
 
 
 async def _read(response: httpx.Response, latency_ms: float, slo_ms: float, gold: str, task: Task) -> Asked:
     body: dict[str, Any] = response.json()
     if response.status_code != 200:
-        return Asked(latency_ms, False, response.status_code != 504, False, "refused", 0, "none", 0, None)
+        return Asked(latency_ms, False, True, False, "refused", 0, "none", 0, None)
     tts = body["usage"]["tts"]
     text = body["choices"][0]["message"]["content"] or ""
     predicted_ms = float(response.headers["x-slo-predicted-latency-ms"])

@@ -18,6 +18,7 @@ from profiler.marking import Generated, Marking
 from profiler.runs import AUTO, Run, Span, waves_of
 from profiler.tasks import Task, TaskQuestion
 
+LIMITS = frozenset({"latency_ms", "ttft_ms", "tpot_ms", "cost_usd", "quality", "objective", "mode"})  # of `slo`
 TRACE_WAIT_S = 5.0
 TRIES = 5
 
@@ -28,12 +29,20 @@ class AskFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A strategy as a request pins it. `params`: its own, beside what it has by default; of `auto`, the planner's own
-    choice, the limits that it has to keep (`latency_ms=2000`)."""
+    """A strategy as a request pins it. `params`: its own, beside what it has by default, and limits of the SLO
+    (`latency_ms=2000`); of `auto`, the planner's own choice, limits alone."""
 
     strategy: str
     params: dict[str, Any]
     greedy: bool = False
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        return {name: value for name, value in self.params.items() if name in LIMITS}
+
+    @property
+    def own(self) -> dict[str, Any]:
+        return {name: value for name, value in self.params.items() if name not in LIMITS}
 
     @classmethod
     def parse(cls, text: str) -> Setting:
@@ -126,8 +135,8 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
         "model": asking.model,
         "messages": [{"role": "user", "content": question.question}],
         # An SLO, however loose: without any the plainest request passes through, and nothing is told of it.
-        "slo": {"latency_ms": 600_000, **(setting.params if auto else {})},
-        "tts": {"strategy": setting.strategy, **({} if auto else setting.params)},
+        "slo": {"latency_ms": 600_000, **setting.limits},
+        "tts": {"strategy": setting.strategy, **setting.own},
     }
     if not auto and not setting.params.get("greedy"):  # these are for requests that leave the temperature open
         body["temperature"] = 0 if setting.greedy else asking.temperature
@@ -142,13 +151,15 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
         if response.status_code != 503:
             break
         await asyncio.sleep(attempt + 1.0)  # an engine or a reward model that does not serve now
-    if auto and response.status_code == 504:  # the limit was missed with nothing to show: an answer that is not right
-        return _missed(asking, setting, question, await _trace(client, trace_id))
+    if (
+        setting.limits and response.status_code == 504
+    ):  # the limit was missed with nothing to show: an answer that is not right
+        return _missed(asking, setting, question, await written_trace(client, trace_id))
     if response.status_code != 200:
         raise AskFailed(f"{key_of(setting)}: the proxy answered {response.status_code}: {response.text[:300]}")
     answer = response.json()
     tts = answer["usage"]["tts"]
-    trace = await _trace(client, tts["trace_id"])
+    trace = await written_trace(client, tts["trace_id"])
     backend = trace["plan"]["backend"]
     own = [row for row in trace["branches"] if row["backend"] == backend and row.get("end_ms") is not None]
     waves, covered_ms = waves_of([Span(r["start_ms"], r["end_ms"], r.get("completion_tokens", 0)) for r in own])
@@ -171,6 +182,7 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
         backend=backend,
         key=key_of(setting),
         note=tts.get("note"),
+        limits={} if auto else setting.limits,
     )
 
 
@@ -180,7 +192,7 @@ def _missed(asking: Asking, setting: Setting, question: TaskQuestion, trace: dic
         model=asking.model,
         task=asking.task.name,
         strategy=setting.strategy,
-        params=setting.params,
+        params=setting.params if setting.strategy == AUTO else setting.own,
         question=question.question,
         correct=False,
         latency_ms=round(trace["latency_ms"], 3),
@@ -189,6 +201,7 @@ def _missed(asking: Asking, setting: Setting, question: TaskQuestion, trace: dic
         cost_usd=(trace.get("ledgers") or {}).get("attributed", {}).get("usd"),
         key=key_of(setting),
         note="the deadline came before any answer",
+        limits={} if setting.strategy == AUTO else setting.limits,
     )
 
 
@@ -201,8 +214,8 @@ async def _correct(text: str, question: TaskQuestion, task: Task) -> bool:
     return (await Marking(task.answers, question.answer).mark(Generated(text, 0, ""))).correct
 
 
-async def _trace(client: httpx.AsyncClient, trace_id: str) -> dict[str, Any]:
-    """Raises AskFailed where it is not written in time."""
+async def written_trace(client: httpx.AsyncClient, trace_id: str) -> dict[str, Any]:
+    """Of a running proxy. Raises AskFailed where it is not written in time."""
     end = time.monotonic() + TRACE_WAIT_S
     while time.monotonic() < end:
         response = await client.get(f"/v1/traces/{trace_id}")

@@ -23,7 +23,7 @@ _CERTAIN = 1e-6  # logits of rewards nearer to 0 or 1 would be infinite
 class Params(SearchParams):
     """`seed`: of the resampling; the model's own sampling has the request's."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=2**63 - 1)
     pick: Literal["weighted-vote", "reward"] = Field("reward")
 
 

@@ -27,7 +27,8 @@ from proxy.strategy_runs import AskFailed, Asking, Setting, ask_all, key_of
     multiple=True,
     required=True,
     help="A strategy with its parameters: best-of-n:n=8,scorer=reward (none:greedy is temperature 0); "
-    "auto:latency_ms=2000 is the planner's choice under that limit. Give several.",
+    "auto:latency_ms=2000 is the planner's choice under that limit, and a strategy's own parameters may have limits "
+    "beside them. Give several.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the quality tables.")
 @click.option("--parallel", default=1, show_default=True, type=click.IntRange(1), help="Requests at a time.")

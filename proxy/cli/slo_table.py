@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from profiler.tasks import Task, load_task
 from proxy.slo_table import HEADER, Asked, Row, ask
+from proxy.strategy_runs import AskFailed
 
 
 @click.command("slo-table")
@@ -28,6 +29,8 @@ def command(url: str, model: str, task_name: str, questions: int, slos: tuple[fl
         rows = asyncio.run(_ask_all(url, model, task, slos, api_key))
     except httpx.HTTPError as error:
         raise click.ClickException(f"no proxy answers at {url}: {error}; start one with `make demo`") from error
+    except AskFailed as error:
+        raise click.ClickException(str(error)) from error
     click.echo("| " + " | ".join(HEADER) + " |")
     click.echo("|" + "---|" * len(HEADER))
     for row in rows:

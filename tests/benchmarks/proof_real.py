@@ -51,6 +51,7 @@ from strategies.answers.extract import extract
 from strategies.registry import Registry
 
 FULLNESS = 1.2
+WARM_REQUESTS = 6  # before the first policy
 SLOS = {"interactive": (0.5, 1.5, {}), "careful": (0.3, 3.0, {"quality": 0.5})} | {
     "batch": (0.2, 7.5, {"quality": 0.6, "objective": "cost"})
 }
@@ -189,7 +190,8 @@ def run_all(told: argparse.Namespace) -> None:
     (folder / "workload.json").write_text(work.model_dump_json(indent=1))
     print([(c.name, c.slo.latency_ms) for c in work.classes], [p.rate for p in work.arrivals.phases], flush=True)
     if not told.simulated:
-        warm = work.model_copy(update={"arrivals": work.arrivals.at_rate(work.arrivals.phases[0].rate, 5.0)})
+        rate = work.arrivals.phases[0].rate
+        warm = work.model_copy(update={"arrivals": work.arrivals.at_rate(rate, max(5.0, WARM_REQUESTS / rate))})
         uvloop.run(one(config, warm, PARETOPROXY, simulated=False))
     for policy in told.policies:
         began = time.process_time()

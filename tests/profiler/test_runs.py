@@ -80,8 +80,8 @@ def test_a_strategy_is_told_against_voting_at_the_same_cost() -> None:
 
     every = asked("none", 4, 0.01) + asked("self-consistency", 8, 0.03, n=4) + asked("best-of-n", 7, 0.02, n=2)
     single, vote, best = runs_table.rows(every)
-    assert runs_table.voting_at(best.cost_usd, [single, vote]) == pytest.approx(0.6)
-    assert runs_table.voting_at(0.5, [single, vote]) == pytest.approx(0.8)
+    assert runs_table.voting_at(best.cost_usd, [single, vote]) == (pytest.approx(0.6), False)
+    assert runs_table.voting_at(0.5, [single, vote]) == (pytest.approx(0.8), True)  # the dearest that is known
     best_row = runs_table.markdown(every).splitlines()[3]  # after the head, and the vote, which is right more often
     assert "`best-of-n: n=2`" in best_row and "+0.300" in best_row and best_row.endswith("| +0.100 |")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from http_rig import Fleet
+from msgspec import structs
 from scripted_backend import answers, says, stalls
 
+from profiler.runs import curves
 from profiler.tasks import Task, TaskQuestion
 from proxy.strategy_runs import AskFailed, Asking, Setting, ask_all, key_of
 
@@ -66,6 +68,21 @@ async def test_a_limit_that_auto_missed_without_an_answer_is_a_wrong_answer(flee
 
     assert [(run.correct, run.note) for run in found] == [(False, "the deadline came before any answer")] * 2
     assert all(run.latency_ms >= 250 and run.cost_usd for run in found)
+
+
+async def test_a_pinned_setting_may_have_limits_beside_its_own_parameters(fleet: Fleet) -> None:
+    """What a limit cuts is told apart, and no curve is made of it."""
+    backend, proxy = await fleet.one()
+    backend.otherwise = stalls()
+    setting = Setting.parse("self-consistency:n=3,stop=all,latency_ms=300")
+
+    found = [run async for run in ask_all(Asking(proxy.url, "m", TASK), [setting])]
+
+    trace = (await proxy.client.get("/v1/traces")).json()["data"][0]
+    assert (trace["slo"]["latency_ms"], trace["controls"]["strategy"]) == (300, "self-consistency")
+    assert {run.key for run in found} == {"self-consistency:latency_ms=300,n=3,stop=all"}
+    assert (found[0].params, found[0].limits, found[0].correct) == ({"n": 3, "stop": "all"}, {"latency_ms": 300}, False)
+    assert curves([structs.replace(run, question=str(i)) for run in found for i in range(30)]) == []
 
 
 async def test_what_was_asked_before_is_not_asked_again(fleet: Fleet) -> None:

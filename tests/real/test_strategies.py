@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 import yaml
 from conftest import WITH_A_RERANKER, running_on, serving, until_idle
 from cutting_relay import CuttingRelay
-from every_setting import EVERY_SETTING, EVERY_STRATEGY, tts_of
+from every_setting import EVERY_SETTING, EVERY_STRATEGY, FIRSTS, tts_of
 from openai import OpenAI
 
 from proxy.config import Config
@@ -26,8 +27,11 @@ MESSAGES: Any = [{"role": "user", "content": "Start with 37. Then multiply by 4,
 MODEL = "tinymath-s"
 CHAT = "/v1/chat/completions"
 LOOSE = {"x-slo-latency-ms": "60000"}
+LOOSEST = {"x-slo-latency-ms": "600000"}  # a search that was never measured is predicted to take a minute
 ENDLESS = {"min_tokens": 1200, "max_tokens": 1500}  # seconds of decoding, whatever the machine
 SEARCHES = ("beam-search", "dvts", "rebase", "particle-filter")  # between two steps rewards are asked, nothing decodes
+AUTO = "auto"
+EVERY_STRATEGY_AND_AUTO = pytest.mark.parametrize("setting", [*FIRSTS, AUTO])
 SLACK_S = 1.0  # two shared cores, with six engines and the test beside the proxy
 
 
@@ -40,7 +44,8 @@ def endless(setting: str, **members: Any) -> dict[str, Any]:
 
 
 def body_of(setting: str, **members: Any) -> dict[str, Any]:
-    return {"model": MODEL, "messages": MESSAGES, "tts": tts_of(setting), **members}
+    tts = {"strategy": AUTO} if setting == AUTO else tts_of(setting)
+    return {"model": MODEL, "messages": MESSAGES, "tts": tts, **members}
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +101,7 @@ def test_whole_and_streamed(proxy_url: str, setting: str) -> None:
     assert text and finish in ("stop", "length")
 
 
-@EVERY_STRATEGY
+@EVERY_STRATEGY_AND_AUTO
 async def test_a_deadline_cuts_it_short(proxy_url: str, config: Config, setting: str) -> None:
     """Whole and streamed, both at once: answered in time with what is there, something was cut, and nothing decodes
     on."""
@@ -121,16 +126,30 @@ async def test_a_deadline_cuts_it_short(proxy_url: str, config: Config, setting:
 
 
 @EVERY_STRATEGY
-def test_a_branch_that_fails_is_no_failed_request(relayed_url: str, relay: CuttingRelay, setting: str) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_branch_that_fails_is_no_failed_request(
+    relayed_url: str, relay: CuttingRelay, config: Config, setting: str, stream: bool
+) -> None:
     before = relay.cuts
     relay.cut_next()
-    answer = httpx.post(f"{relayed_url}{CHAT}", json=body_of(setting), headers=LOOSE, timeout=60)
+    async with httpx.AsyncClient(base_url=relayed_url, timeout=60) as client:
+        answer = await client.post(CHAT, json=body_of(setting, stream=stream), headers=LOOSEST)
     assert answer.status_code == 200, answer.text
-    assert answer.json()["choices"][0]["message"]["content"]
     assert relay.cuts == before + 1
+    if stream:
+        events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+        assert events[-1] == "[DONE]"
+        chunks = [json.loads(event) for event in events[:-1]]
+        assert not any("error" in chunk for chunk in chunks), chunks
+        choices = [choice for chunk in chunks for choice in chunk.get("choices", ())]
+        assert any(choice.get("finish_reason") for choice in choices)
+        assert any(choice["delta"].get("content") for choice in choices)
+    else:
+        assert answer.json()["choices"][0]["message"]["content"]
+    await _all_idle(config)
 
 
-@EVERY_STRATEGY
+@EVERY_STRATEGY_AND_AUTO
 async def test_a_client_that_leaves_takes_everything_with_it(proxy_url: str, config: Config, setting: str) -> None:
     """Whole and streamed, both at once."""
 
@@ -159,6 +178,8 @@ async def _trace(client: httpx.AsyncClient, trace_id: str) -> dict[str, Any]:
 
 
 async def _all_idle(config: Config) -> None:
-    for backend in config.backends():
-        if backend.name in ("s-tp1", "m-tp1") and await running_on(backend.url):
-            await until_idle(backend.url, 3.0)
+    """Those that answer and those that score."""
+    scorers = [reward.url for model in config.models for reward in model.reward_model]
+    for url in {*scorers, *(backend.url for backend in config.backends() if backend.name in ("s-tp1", "m-tp1"))}:
+        if await running_on(url):
+            await until_idle(url, 3.0)
