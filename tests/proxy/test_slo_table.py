@@ -17,5 +17,6 @@ async def test_a_deadline_that_passes_without_an_answer_is_a_miss_of_its_plan(fl
 
     asked = [one async for one in ask(proxy.url, "m", task, 300, None)]
 
-    assert [(one.in_time, one.feasible, one.backend, one.strategy) for one in asked] == [(False, True, "a", "self-consistency")]
+    told = [(one.in_time, one.feasible, one.backend, one.strategy) for one in asked]
+    assert told == [(False, True, "a", "self-consistency")]
     assert Row(300, asked).cells()[1:4] == ["0/1", "0/1", "0.00"]
