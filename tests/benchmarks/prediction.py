@@ -10,7 +10,8 @@ cell, as `profile --check` does: on shared cores it changes by a fifth within mi
 with the online correction, as it is served. `--together` runs all engines and clients at once instead; `--apart`
 takes the named engines, which run already and each have a GPU of their own, side by side.
 
-Reports to the terminal and to build/bench/prediction.md. The configured profiles are used; `--profile 90s` measures
+Reports to the terminal and to build/bench/prediction.md; `--told FILE` on what an earlier run left, of the `--only`
+engines. The configured profiles are used; `--profile 90s` measures
 each engine's anew right before. `--more` adds to the requests of the runs before, and reports on all of them.
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gzip
 import itertools
 import json
 import math
@@ -325,6 +327,13 @@ class Record:
             file.write(json.dumps(asdict(request)) + "\n")
 
 
+def stored(path: Path, names: str | None = None) -> list[Request]:
+    """What an earlier run left, of these engines."""
+    lines = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    found = [Request(**json.loads(line)) for line in lines.splitlines()]
+    return [request for request in found if names is None or request.backend in names.split(",")]
+
+
 async def run(args: argparse.Namespace) -> None:
     config = load(args.config)
     record = Record(OUT / ("prediction-together.jsonl" if args.together else "prediction.jsonl"), more=args.more)
@@ -358,8 +367,13 @@ def main() -> None:
     parser.add_argument("--together", action="store_true")
     parser.add_argument("--apart", metavar="NAMES", help="engines that run already, each on a GPU of its own")
     parser.add_argument("--port", type=int, default=8700, help="of the first proxy under --apart")
+    parser.add_argument("--told", type=Path, metavar="FILE", help="measure nothing: what that one tells")
     parser.add_argument("--more", action="store_true", help="keep the requests of earlier runs and report on all")
-    asyncio.run(run(parser.parse_args()))
+    args = parser.parse_args()
+    if args.told:
+        print(report(stored(args.told, args.only), args.requests))
+    else:
+        asyncio.run(run(args))
 
 
 if __name__ == "__main__":

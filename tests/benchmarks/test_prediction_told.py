@@ -1,0 +1,21 @@
+"""The README's figures of predictions are those of the stored requests."""
+
+import re
+
+import pytest
+from bench_fleet import ROOT
+from prediction import report, stored
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("names", "cells", "requests"), [(None, 38, 2280), ("m-tp1,s-tp1", 20, 1200)])
+def test_the_readme_tells_what_was_measured(names: str | None, cells: int, requests: int) -> None:
+    told = report(stored(ROOT / "docs/data/prediction-h200.jsonl.gz", names), 60).splitlines()
+
+    for kind, label in (("with online correction", "as served"), ("profile alone", "from the profile alone")):
+        line = next(line for line in told if line.startswith(kind))
+        median, worst, within = re.findall(r"(\d+\.\d)%", line)
+        assert f"over {cells} cells" in line and f"of {requests} requests" in line
+        row = next(row for row in README.splitlines() if f"| {label} | {median}% |" in row)
+        assert row.endswith(f"| {within}% |") and (f"| {worst}% |" in row or f"| {float(worst):.0f}% |" in row)
