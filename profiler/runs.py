@@ -18,6 +18,7 @@ import numpy as np
 from profiler.quality_file import DRAWS, Curve, bootstrap_lower, read_lines
 
 AUTO = "auto"  # the planner's choice: runs of it tell what it was worth, and are no strategy that it could choose
+UNANSWERED = "the deadline came before any answer"  # a run's note
 LEAST_QUESTIONS = 20  # fewer say nothing that a plan should rest on
 
 

@@ -31,6 +31,7 @@ class Row:
     p95_ms: float
     tokens: float
     cost_usd: float | None
+    limited: bool = False
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> Row:
@@ -51,12 +52,15 @@ class Row:
             float(np.quantile(latency, 0.95)),
             float(np.mean([run.tokens for run in runs])),
             float(np.mean(costs)) if len(costs) == len(runs) else None,
+            bool(runs[0].limits),
         )
 
     @property
     def plain(self) -> bool:
-        """A vote among samples, one sample included: none of them at temperature 0."""
-        return self.strategy in (VOTING, "none") and not self.greedy and not self.params.get("greedy")
+        """A vote among samples, one sample included: none of them at temperature 0, and nothing cut by a limit."""
+        return (
+            not self.limited and self.strategy in (VOTING, "none") and not self.greedy and not self.params.get("greedy")
+        )
 
     @property
     def name(self) -> str:

@@ -89,10 +89,11 @@ async def ask(url: str, model: str, task: Task, slo_ms: float, api_key: str | No
 
 
 def _missed(trace: dict[str, Any], latency_ms: float, slo_ms: float) -> Asked:
-    plan, cost_usd = trace["plan"], trace["ledgers"]["attributed"].get("usd")
-    feasible = plan["predicted"]["latency_ms"] <= slo_ms
-    tokens = trace.get("completion_tokens", 0)
-    return Asked(latency_ms, False, feasible, False, plan["strategy"], plan["n"], plan["backend"], tokens, cost_usd)
+    plan = trace.get("plan") or {}  # none where the request waited for its turn until then
+    feasible = (plan.get("predicted") or {}).get("latency_ms", 0.0) <= slo_ms
+    cost_usd = (trace.get("ledgers") or {}).get("attributed", {}).get("usd")
+    told = plan.get("strategy", "none"), plan.get("n", 0), plan.get("backend", "none")
+    return Asked(latency_ms, False, feasible, False, *told, trace.get("completion_tokens", 0), cost_usd)
 
 
 async def _read(response: httpx.Response, latency_ms: float, slo_ms: float, gold: str, task: Task) -> Asked:

@@ -15,10 +15,10 @@ from uuid import uuid4
 import httpx
 
 from profiler.marking import Generated, Marking
-from profiler.runs import AUTO, Run, Span, waves_of
+from profiler.runs import AUTO, UNANSWERED, Run, Span, waves_of
 from profiler.tasks import Task, TaskQuestion
 
-LIMITS = frozenset({"latency_ms", "ttft_ms", "tpot_ms", "cost_usd", "quality", "objective", "mode"})  # of `slo`
+LIMITS = frozenset({"latency_ms", "ttft_ms", "tpot_ms", "cost_usd", "quality", "objective"})  # of `slo`
 TRACE_WAIT_S = 5.0
 TRIES = 5
 
@@ -200,7 +200,7 @@ def _missed(asking: Asking, setting: Setting, question: TaskQuestion, trace: dic
         waves=[],
         cost_usd=(trace.get("ledgers") or {}).get("attributed", {}).get("usd"),
         key=key_of(setting),
-        note="the deadline came before any answer",
+        note=UNANSWERED,
         limits={} if setting.strategy == AUTO else setting.limits,
     )
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from bench_fleet import OUT, ROOT
-from prediction import OTHERS_TOKENS, Request, cells, kept_running
+from prediction import OTHERS_TOKENS, cells, kept_running, stored
 from prediction_apart import alone
 
 from profiler.agree_run import samples_path
@@ -126,7 +125,7 @@ def main() -> None:
     parser.add_argument("--whole", type=int, default=30, help="measured requests that a cell needs")
     parser.add_argument("--requests", type=int, default=200, help="simulated, per cell")
     told = parser.parse_args()
-    measured = [Request(**json.loads(line)) for line in told.measured.read_text().splitlines()]
+    measured = stored(told.measured)
     found = []
     for name, of in itertools.groupby(cells(measured), lambda cell: cell.requests[0].backend):
         _, config, _, _ = alone(told.config, name, 8700)

@@ -270,7 +270,16 @@ async def side_by_side(args: argparse.Namespace) -> None:
     """A process for each engine, since one would be too slow to read for all. One that fails takes no other with it."""
 
     async def measured(index: int, name: str) -> None:
-        told = ["--apart", name, "--port", str(args.port + index), "--requests", str(args.requests), "--more"]
+        told = [
+            "--apart",
+            name,
+            "--port",
+            str(args.port + index),
+            "--requests",
+            str(args.requests),
+            "--more",
+            "--child",
+        ]
         told += ["--config", str(args.config), *(["--profile", args.profile] if args.profile else [])]
         process = await asyncio.create_subprocess_exec(sys.executable, __file__, *told)
         if await process.wait():
@@ -339,12 +348,12 @@ async def run(args: argparse.Namespace) -> None:
     record = Record(OUT / ("prediction-together.jsonl" if args.together else "prediction.jsonl"), more=args.more)
     if args.together:
         await all_engines(args, config, record)
-    if args.apart and "," in args.apart:
-        await side_by_side(args)
-        record = Record(OUT / "prediction.jsonl", more=True)
-    elif args.apart:
+    if args.child:
         await running_engine(args, *alone(args.config, args.apart, args.port), record)
         return
+    if args.apart:
+        await side_by_side(args)
+        record = Record(OUT / "prediction.jsonl", more=True)
     started = [] if args.together or args.apart else [model for model in config.models if model.backends]
     for model in started:
         for backend in model.backends:
@@ -353,7 +362,7 @@ async def run(args: argparse.Namespace) -> None:
     told = report(record.requests, 1 if args.together else args.requests)
     (OUT / ("prediction-together.md" if args.together else "prediction.md")).write_text(told + "\n")
     print(told)
-    expected = 1.96 * math.sqrt(0.95 * 0.05 / len(record.requests))
+    expected = 1.96 * math.sqrt(0.95 * 0.05 / max(1, len(record.requests)))
     print(f"(95% of {len(record.requests)} requests is known to ±{expected:.1%})")
 
 
@@ -367,6 +376,7 @@ def main() -> None:
     parser.add_argument("--together", action="store_true")
     parser.add_argument("--apart", metavar="NAMES", help="engines that run already, each on a GPU of its own")
     parser.add_argument("--port", type=int, default=8700, help="of the first proxy under --apart")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)  # one engine of --apart
     parser.add_argument("--told", type=Path, metavar="FILE", help="measure nothing: what that one tells")
     parser.add_argument("--more", action="store_true", help="keep the requests of earlier runs and report on all")
     args = parser.parse_args()

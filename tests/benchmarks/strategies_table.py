@@ -110,10 +110,15 @@ def written(told: Mapping[str, Any], beside: Path, name: str) -> Path:
 
 
 async def ran(*command: str, **environment: str) -> None:
-    """Raises SystemExit where it fails."""
+    """Raises RuntimeError where it fails."""
     process = await asyncio.create_subprocess_exec(*command, env=os.environ | environment)
-    if await process.wait():
-        raise SystemExit(f"failed: {' '.join(command)}")
+    try:
+        if await process.wait():
+            raise RuntimeError(f"failed: {' '.join(command)}")
+    finally:
+        if process.returncode is None:  # cancelled, for the other one failed
+            process.kill()
+            await process.wait()
 
 
 async def measured(url: str, settings: Sequence[str], questions: int, parallel: int, out: Path) -> None:

@@ -94,6 +94,12 @@ def test_a_sample_at_temperature_0_is_no_plain_vote() -> None:
     assert lines[0].endswith("| +0.200 | +0.200 |") and lines[1].endswith("| +0.000 |  |")
 
 
+def test_what_a_limit_cut_is_no_plain_vote() -> None:
+    free = run("a", True, [[1]], "self-consistency", 0.1)
+    limited = msgspec.structs.replace(free, limits={"latency_ms": 300})
+    assert [row.plain for row in runs_table.rows([free, limited])] == [True, False]
+
+
 def test_where_a_cost_is_unknown_nothing_is_compared_by_it() -> None:
     (row,) = runs_table.rows([run("a", True, [[1]], cost_usd=None), run("b", True, [[1]])])
     assert row.cost_usd is None

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from profiler.runs import Run
+from profiler.runs import UNANSWERED, Run
 from profiler.runs_table import markdown
 
 Z_95 = 1.96
@@ -42,7 +42,7 @@ def paired(ours: Mapping[str, Run], theirs: Mapping[str, Run]) -> tuple[float, f
 
 def in_time(runs: Sequence[Run], limit_ms: float) -> tuple[float, float]:
     """The share of the runs answered by then, and the share also right."""
-    timely = [run for run in runs if run.latency_ms <= limit_ms]
+    timely = [run for run in runs if run.latency_ms <= limit_ms and run.note != UNANSWERED]
     return len(timely) / len(runs), sum(run.correct for run in timely) / len(runs)
 
 

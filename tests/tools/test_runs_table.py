@@ -1,9 +1,10 @@
 """Settings are compared on the questions that both were asked."""
 
 import pytest
+from msgspec import structs
 from runs_table import by_key, in_time, paired, read
 
-from profiler.runs import Run
+from profiler.runs import UNANSWERED, Run
 
 
 def run(key: str, question: str, *, correct: bool, latency_ms: float = 1.0) -> Run:
@@ -22,7 +23,8 @@ def test_a_paired_difference_leaves_out_what_only_one_was_asked() -> None:
 def test_a_right_answer_that_comes_too_late_is_not_right_in_time() -> None:
     late, wrong = run("a", "q1", correct=True, latency_ms=900.0), run("a", "q2", correct=False, latency_ms=400.0)
     right = run("a", "q3", correct=True, latency_ms=500.0)
-    assert in_time([late, wrong, right], 500.0) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    silent = structs.replace(wrong, note=UNANSWERED)
+    assert in_time([late, wrong, right, silent], 500.0) == (0.5, 0.25)
 
 
 @pytest.mark.parametrize("name", ["strategies-h200", "strategies-h200-priority"])
