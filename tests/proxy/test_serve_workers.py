@@ -33,7 +33,7 @@ async def test_workers_share_a_port_are_restarted_and_drain(tmp_path: Path) -> N
         await proxy.says("requests are running", 30)
         held.set()
         assert {answer.status_code for answer in await asyncio.gather(*late)} == {200}
-        assert await proxy.exit_status(40) == 0
+        assert await proxy.exit_status(40) == 0, proxy.log
         assert len(proxy.traces()) == 48, "of all workers, in one store"
     await backend.stop()
 
