@@ -151,9 +151,7 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
         if response.status_code != 503:
             break
         await asyncio.sleep(attempt + 1.0)  # an engine or a reward model that does not serve now
-    if (
-        setting.limits and response.status_code == 504
-    ):  # the limit was missed with nothing to show: an answer that is not right
+    if setting.limits and response.status_code == 504:  # too late with nothing to show: an answer that is not right
         return _missed(asking, setting, question, await written_trace(client, trace_id))
     if response.status_code != 200:
         raise AskFailed(f"{key_of(setting)}: the proxy answered {response.status_code}: {response.text[:300]}")
@@ -169,7 +167,7 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
         model=trace["plan"]["model"],
         task=asking.task.name,
         strategy=setting.strategy,
-        params=setting.params if auto else trace["plan"].get("params", {}),
+        params=_params(setting, trace),
         greedy=setting.greedy,
         question=question.question,
         correct=await _correct(_text(message), question, asking.task),
@@ -186,13 +184,20 @@ async def _ask(client: httpx.AsyncClient, asking: Asking, question: TaskQuestion
     )
 
 
+def _params(setting: Setting, trace: dict[str, Any]) -> dict[str, Any]:
+    """By which runs of one setting are told together: with a strategy's defaults, unless some may have had no plan."""
+    if setting.strategy == AUTO:
+        return setting.params
+    return setting.own if setting.limits else trace["plan"].get("params", {})
+
+
 def _missed(asking: Asking, setting: Setting, question: TaskQuestion, trace: dict[str, Any]) -> Run:
     """It cost all the same."""
     return Run(
         model=asking.model,
         task=asking.task.name,
         strategy=setting.strategy,
-        params=setting.params if setting.strategy == AUTO else setting.own,
+        params=_params(setting, trace),
         question=question.question,
         correct=False,
         latency_ms=round(trace["latency_ms"], 3),

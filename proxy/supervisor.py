@@ -93,7 +93,9 @@ class Supervisor:
             served = served or (self._folder / f"{name}.json").exists()
             await asyncio.to_thread(bury, self._folder, name)
             if self._stopping.is_set():
-                self._failed |= status not in (0, -signal.SIGTERM)  # the latter: before it could serve
+                if status not in (0, -signal.SIGTERM):  # the latter: before it could serve
+                    log.error("worker %s ended with %d as all were told to end", name, status)
+                    self._failed = True
                 return
             if not served:
                 log.error("worker %s could not start; all are stopped", name)

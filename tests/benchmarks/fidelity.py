@@ -128,7 +128,7 @@ def main() -> None:
     measured = stored(told.measured)
     found = []
     for name, of in itertools.groupby(cells(measured), lambda cell: cell.requests[0].backend):
-        _, config, _, _ = alone(told.config, name, 8700)
+        _, config, _, _ = alone(told.config, name)
         for cell in [cell for cell in of if len(cell.requests) >= told.whole]:
             first, real = cell.requests[0], [request.latency_ms for request in cell.requests]
             simulated = run_virtually(simulate(config, first.n, first.others, told.requests))

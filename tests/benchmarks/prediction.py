@@ -24,6 +24,7 @@ import gzip
 import itertools
 import json
 import math
+import random
 import statistics
 import sys
 import time
@@ -33,7 +34,7 @@ from pathlib import Path
 
 import httpx
 from bench_fleet import OUT, ROOT, engine, proxy
-from prediction_apart import alone
+from prediction_apart import FIRST_PORT, alone
 
 from profiler.tasks import load_task
 from proxy.backend import open_backend
@@ -97,6 +98,12 @@ class Cell:
     def corrected_ms(self) -> float:
         return statistics.median(request.median_ms for request in self.requests)
 
+    def noise(self) -> float:
+        """By how much the measured median would be another with other questions, relative."""
+        rng, took = random.Random(1), [request.latency_ms for request in self.requests]
+        again = (statistics.median(rng.choices(took, k=len(took))) for _ in range(200))
+        return statistics.median(abs(one / self.measured_ms - 1) for one in again)
+
     def row(self) -> str:
         first = self.requests[0]
         within = sum(request.latency_ms <= request.raw_tail_ms for request in self.requests)
@@ -140,6 +147,8 @@ def report(requests: Sequence[Request], whole: int) -> str:
             f"{statistics.median(errors):.1%} (worst {max(errors):.1%}); {within:.1%} of {len(requests)} requests "
             "within the predicted p95"
         )
+    noise = statistics.median(cell.noise() for cell in found)
+    lines.append(f"a measured p50 is itself known to {noise:.1%} (median over the cells; bootstrap, median deviation)")
     return "\n".join(lines)
 
 
@@ -270,20 +279,16 @@ async def side_by_side(args: argparse.Namespace) -> None:
     """A process for each engine, since one would be too slow to read for all. One that fails takes no other with it."""
 
     async def measured(index: int, name: str) -> None:
-        told = [
-            "--apart",
-            name,
-            "--port",
-            str(args.port + index),
-            "--requests",
-            str(args.requests),
-            "--more",
-            "--child",
-        ]
-        told += ["--config", str(args.config), *(["--profile", args.profile] if args.profile else [])]
+        told = ["--child", "--apart", name, "--port", str(FIRST_PORT + index), "--requests", str(args.requests)]
+        told += ["--more", "--config", str(args.config), *(["--profile", args.profile] if args.profile else [])]
         process = await asyncio.create_subprocess_exec(sys.executable, __file__, *told)
-        if await process.wait():
-            print(f"the measurement of {name} failed", flush=True)
+        try:
+            if await process.wait():
+                print(f"the measurement of {name} failed", flush=True)
+        finally:
+            if process.returncode is None:  # cancelled
+                process.terminate()
+                await process.wait()
 
     async with asyncio.TaskGroup() as group:
         for index, name in enumerate(args.apart.split(",")):
@@ -375,7 +380,7 @@ def main() -> None:
     parser.add_argument("--only", help="names of backends, with commas")
     parser.add_argument("--together", action="store_true")
     parser.add_argument("--apart", metavar="NAMES", help="engines that run already, each on a GPU of its own")
-    parser.add_argument("--port", type=int, default=8700, help="of the first proxy under --apart")
+    parser.add_argument("--port", type=int, default=FIRST_PORT, help=argparse.SUPPRESS)  # of a --child's proxy
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)  # one engine of --apart
     parser.add_argument("--told", type=Path, metavar="FILE", help="measure nothing: what that one tells")
     parser.add_argument("--more", action="store_true", help="keep the requests of earlier runs and report on all")

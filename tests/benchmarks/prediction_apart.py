@@ -12,8 +12,10 @@ from bench_fleet import OUT
 
 from proxy.config import BackendConfig, Config, ModelConfig, load
 
+FIRST_PORT = 8700
 
-def alone(path: Path, name: str, port: int) -> tuple[Path, Config, ModelConfig, BackendConfig]:
+
+def alone(path: Path, name: str, port: int = FIRST_PORT) -> tuple[Path, Config, ModelConfig, BackendConfig]:
     """A configuration file with the named backend and no other, for a proxy at `port`."""
     told = yaml.safe_load(path.read_text())
     told["server"] = {"host": "127.0.0.1", "port": port}

@@ -19,6 +19,9 @@ async def test_workers_share_a_port_are_restarted_and_drain(tmp_path: Path) -> N
             answers = await asyncio.gather(*(proxy.ask() for _ in range(4)))
             assert {answer.status_code for answer in answers} == {200}
         await _counted(proxy, 40)
+        async with asyncio.timeout(10):
+            while len(proxy.traces()) < 40:  # a crash may lose the last second's
+                await asyncio.sleep(0.1)
 
         os.kill(workers[0], signal.SIGKILL)
         assert await _workers(proxy, 2, without=workers[0])
