@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import yaml
 from bench_fleet import OUT, ROOT, proxy
+from reranker_fleet import make_weights, with_a_reranker
 
 from profiler import runs, runs_table
 from proxy.config import load
@@ -74,18 +74,10 @@ RERANKER_PORT = 8109
 
 
 def configured(told: Mapping[str, Any], reranker: Path, folder: Path, *, first_come: bool) -> dict[str, Any]:
-    """The configuration with the reranker in it, beside the first outcome verifier and started as that is."""
-    made: dict[str, Any] = json.loads(json.dumps(told))  # what anchors share is each one's own
-    for model in made["models"]:
-        for backend in model.get("backends", ()) if first_come else ():
-            backend["launch"]["args"].pop("scheduling-policy", None)
-        rewards = model.get("reward_model", ())
-        outcome = next((reward for reward in rewards if reward["kind"] == "outcome"), None)
-        if outcome is not None:
-            args = outcome["launch"]["args"] | {"chat-template": str(reranker / "score_template.jinja")}
-            launch = outcome["launch"] | {"model": str(reranker), "args": args}
-            url = f"http://127.0.0.1:{RERANKER_PORT}"
-            rewards.append(outcome | {"name": "reranker", "kind": "reranker", "url": url, "launch": launch})
+    own = json.loads(json.dumps(told))  # what anchors share is each one's own
+    made = with_a_reranker(own, reranker, RERANKER_PORT)
+    for backend in [one for model in made["models"] for one in model.get("backends", ()) if first_come]:
+        backend["launch"]["args"].pop("scheduling-policy", None)
     made["traces"] = {"path": str(folder / "helped.db")}
     return made
 
@@ -109,9 +101,13 @@ def written(told: Mapping[str, Any], beside: Path, name: str) -> Path:
     return path
 
 
-async def ran(*command: str, **environment: str) -> None:
+async def measured(url: str, settings: Sequence[str], questions: int, parallel: int, out: Path) -> None:
     """Raises RuntimeError where it fails."""
-    process = await asyncio.create_subprocess_exec(*command, env=os.environ | environment)
+    wanted = [part for setting in settings for part in ("--strategy", setting)]
+    options = ["--url", url, "--model", MODEL, "--task", TASK, "--out", str(out)]
+    options += ["--questions", str(questions), "--parallel", str(parallel)]
+    command = (sys.executable, "-m", "proxy.cli", "measure", *options, *wanted)
+    process = await asyncio.create_subprocess_exec(*command)
     try:
         if await process.wait():
             raise RuntimeError(f"failed: {' '.join(command)}")
@@ -121,20 +117,12 @@ async def ran(*command: str, **environment: str) -> None:
             await process.wait()
 
 
-async def measured(url: str, settings: Sequence[str], questions: int, parallel: int, out: Path) -> None:
-    wanted = [part for setting in settings for part in ("--strategy", setting)]
-    options = ["--url", url, "--model", MODEL, "--task", TASK, "--out", str(out)]
-    options += ["--questions", str(questions), "--parallel", str(parallel)]
-    await ran(sys.executable, "-m", "proxy.cli", "measure", *options, *wanted)
-
-
 async def run(told: argparse.Namespace) -> None:
     told.out.mkdir(parents=True, exist_ok=True)
     out = told.out.resolve()
     reranker = out / "reranker"
     if not reranker.exists():
-        make = (told.engine_python, "-m", "profiler.tinymath.reranker", "--out", str(reranker))
-        await ran(*make, PYTHONPATH=str(ROOT))
+        await asyncio.to_thread(make_weights, told.engine_python, reranker)
     original = yaml.safe_load(told.config.read_text())
     helped = configured(original, reranker, out, first_come=told.first_come)
     paths = written(helped, told.config, "helped"), written(without_help(helped, out), told.config, "plain")

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from reranker_fleet import make_weights, with_a_reranker
 
 from profiler import quality_file
 from profiler.quality_file import StoredQuestion
@@ -48,7 +49,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = folder / "fleet.yaml"
     told = _without(yaml.safe_load(text), "s-tp2")
     if WITH_A_RERANKER:
-        told = _with_a_reranker(told, folder / "reranker")
+        make_weights(str(ENGINE_PYTHON), folder / "reranker")
+        told = with_a_reranker(told, folder / "reranker", 8207)
     path.write_text(yaml.safe_dump(told, sort_keys=False))
     arguments = ["up", "--config", str(path), "--engine-python", str(ENGINE_PYTHON), "--logs", str(folder / "logs")]
     with _running(arguments, folder / "up.log") as up:
@@ -68,20 +70,6 @@ def _without(config: dict[str, Any], name: str) -> dict[str, Any]:
         model["backends"] = [backend for backend in model.get("backends", ()) if backend["name"] != name]
         if not model["backends"]:
             del model["backends"]
-    return config
-
-
-def _with_a_reranker(config: dict[str, Any], weights: Path) -> dict[str, Any]:
-    """The fleet with the outcome verifier once more, as a reranker: one class, asked at `/score`."""
-    command = [str(ENGINE_PYTHON), "-m", "profiler.tinymath.reranker", "--out", str(weights)]
-    subprocess.run(command, check=True, cwd=ROOT, timeout=120, stdout=subprocess.DEVNULL)
-    for model in config["models"]:
-        for outcome in [one for one in model.get("reward_model", ()) if one["kind"] == "outcome"]:
-            template = {"chat-template": str(weights / "score_template.jinja")}
-            launch = {"model": str(weights), "args": {**outcome["launch"]["args"], **template}}
-            url = outcome["url"].rpartition(":")[0] + ":8207"
-            named = {"name": "reranker", "kind": "reranker", "url": url, "launch": launch}
-            model["reward_model"] = [*model["reward_model"], {**outcome, **named}]
     return config
 
 
