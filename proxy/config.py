@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -31,15 +30,13 @@ from pydantic import (
 )
 
 from proxy.client_keys import Keys, KeysError, load_keys
+from proxy.config_file import ConfigError as ConfigError
+from proxy.config_file import explain, overlay, parse
+from proxy.config_paths import resolve_paths
 from proxy.reliability.settings import AdmissionConfig, ReliabilityConfig
 from proxy.upstream.pool import Origin
 
-ENV_PREFIX = "PARETOPROXY_"
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s@:]+(:[^\s@:]+)*$")]
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used; the message says where and what to change, one problem a line."""
 
 
 class _Section(BaseModel):
@@ -380,13 +377,13 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"cannot read {path}: {reason}") from error
-    data, lines = _parse(path, text)
-    env_keys = _overlay(data, os.environ if environ is None else environ)
+    data, lines = parse(path, text)
+    env_keys = overlay(data, os.environ if environ is None else environ, Config.model_fields)
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(path, error, lines, env_keys)) from error
-    return _resolve_paths(config, path.resolve().parent)
+        raise ConfigError(explain(path, error, lines, env_keys)) from error
+    return resolve_paths(config, path.resolve().parent)
 
 
 def with_server(config: Config, changed: Mapping[str, Any]) -> Config:
@@ -412,209 +409,3 @@ def client_api_keys(config: Config) -> Keys | None:
         return load_keys(config.server.api_keys, share_prefix_cache=config.server.share_prefix_cache)
     except KeysError as error:
         raise ConfigError(str(error)) from error
-
-
-# -- YAML with line numbers --
-
-Loc = tuple[str | int, ...]
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice in one mapping, which YAML would silently merge."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other`, resolved by SafeLoader
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain value", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[Loc, int]]:
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        data = loader.construct_document(node) if node is not None else {}
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: {error.problem}") from error
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{path}:{line}: {error.reason}") from error
-    except ValueError as error:  # a date that is none
-        raise ConfigError(f"{path}: not a YAML value: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}:1: expected a mapping with the keys server, slo, traces, telemetry, models")
-    return data, dict(_lines(node, ()))
-
-
-def _lines(node: yaml.Node | None, loc: Loc) -> Iterator[tuple[Loc, int]]:
-    if node is None:
-        return
-    yield loc, node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from _lines(value, (*loc, key.value))
-            yield (*loc, key.value), key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _lines(item, (*loc, index))
-
-
-def _explain(path: Path, error: ValidationError, lines: dict[Loc, int], env_keys: dict[Loc, str]) -> str:
-    problems = []
-    for item in error.errors():
-        loc: Loc = tuple(part for part in item["loc"] if not str(part).startswith("="))  # tags are no keys
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown key"
-        known = next(loc[:end] for end in range(len(loc), -1, -1) if loc[:end] in lines or end == 0)
-        where = f"{path}:{lines.get(known, 1)}"
-        from_env = next((env_keys[loc[:end]] for end in range(len(loc), 0, -1) if loc[:end] in env_keys), None)
-        if from_env is not None:
-            where = f"environment variable {from_env}"
-        problems.append(f"{where}: {_dotted(loc) or 'file'}: {message}")
-    return "\n".join(problems)
-
-
-def _dotted(loc: Loc) -> str:
-    text = ""
-    for part in loc:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
-
-
-# -- environment --
-
-
-def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> dict[Loc, str]:
-    """Set the keys that variables name, in place; returns which variable set what."""
-    set_by: dict[Loc, str] = {}
-    for variable, raw in sorted(environ.items()):
-        head, *rest = variable.removeprefix(ENV_PREFIX).lower().split("__")
-        if not variable.startswith(ENV_PREFIX) or head not in Config.model_fields:
-            continue
-        loc: Loc = (head, *(int(part) if part.isdecimal() else part for part in rest))
-        try:
-            value = yaml.safe_load(raw)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"environment variable {variable}: not a YAML value") from error
-        _set(data, loc, value, variable)
-        set_by[loc] = variable
-    return set_by
-
-
-def _set(data: dict[str, Any], loc: Loc, value: Any, variable: str) -> None:
-    target: Any = data
-    for part, following in pairwise(loc):
-        if isinstance(target, list) and isinstance(part, int) and part < len(target):
-            target = target[part]
-        elif isinstance(target, dict):
-            if target.get(part) is None:
-                target[part] = [] if isinstance(following, int) else {}
-            target = target[part]
-        else:
-            raise ConfigError(f"environment variable {variable}: the file has no {_dotted(loc)}")
-    last = loc[-1]
-    if isinstance(target, list) and isinstance(last, int) and last <= len(target):
-        target[last : last + 1] = [value]
-    elif isinstance(target, dict):
-        target[last] = value
-    else:
-        raise ConfigError(f"environment variable {variable}: the file has no {_dotted(loc)}")
-
-
-# -- paths --
-
-
-def _resolve_paths(config: Config, folder: Path) -> Config:
-    """Paths in the file are relative to the file; a launch or draft model that is a folder there is one too."""
-
-    def fix(path: Path | None) -> Path | None:
-        return None if path is None else folder / path
-
-    models = []
-    for model in config.models:
-        backends = [
-            backend.model_copy(
-                update={
-                    "profile": fix(backend.profile),
-                    "tls": _resolve_tls(backend.tls, folder),
-                    "launch": _resolve_launch(backend.launch, folder),
-                    "speculative": _resolve_draft(backend.speculative, folder),
-                }
-            )
-            for backend in model.backends
-        ]
-        tokenizer = fix(model.tokenizer) or _launched_folder(backends)
-        quality = {task: folder / path for task, path in model.quality.items()}
-        rewards = [_resolve_pooled(one, folder) for one in model.reward_model]
-        embedding = model.embedding_model and _resolve_pooled(model.embedding_model, folder)
-        models.append(
-            model.model_copy(
-                update={
-                    "backends": backends,
-                    "quality": quality,
-                    "tokenizer": tokenizer,
-                    "reward_model": rewards,
-                    "embedding_model": embedding,
-                }
-            )
-        )
-    return config.model_copy(
-        update={
-            "server": config.server.model_copy(
-                update={
-                    "api_keys": fix(config.server.api_keys),
-                    "tls": config.server.tls
-                    and config.server.tls.model_copy(
-                        update={"cert": fix(config.server.tls.cert), "key": fix(config.server.tls.key)}
-                    ),
-                }
-            ),
-            "traces": config.traces.model_copy(update={"path": fix(config.traces.path)}),
-            "models": models,
-        }
-    )
-
-
-def _resolve_pooled(pooled: PooledConfig, folder: Path) -> PooledConfig:
-    resolved = {"launch": _resolve_launch(pooled.launch, folder), "tls": _resolve_tls(pooled.tls, folder)}
-    return pooled.model_copy(update=resolved)
-
-
-def _resolve_tls(tls: TlsConfig | None, folder: Path) -> TlsConfig | None:
-    if tls is None:
-        return None
-    paths = {name: getattr(tls, name) for name in ("ca", "cert", "key")}
-    return tls.model_copy(update={name: folder / path for name, path in paths.items() if path is not None})
-
-
-def _resolve_launch(launch: LaunchConfig | None, folder: Path) -> LaunchConfig | None:
-    if launch is None:
-        return None
-    local = folder / launch.model
-    return launch.model_copy(update={"model": str(local) if local.is_dir() else launch.model})
-
-
-def _launched_folder(backends: list[BackendConfig]) -> Path | None:
-    for backend in backends:
-        if backend.launch is not None and (Path(backend.launch.model) / "tokenizer.json").is_file():
-            return Path(backend.launch.model)
-    return None
-
-
-def _resolve_draft(speculative: dict[str, Any] | None, folder: Path) -> dict[str, Any] | None:
-    """vLLM's own speculative config; its draft `model` may be a folder, as a launch's may."""
-    draft = (speculative or {}).get("model")
-    if not isinstance(draft, str) or not (folder / draft).is_dir():
-        return speculative
-    return {**(speculative or {}), "model": str((folder / draft).resolve())}

@@ -26,12 +26,13 @@ from proxy.errors import (
     SloInfeasible,
     UpstreamFailed,
 )
+from proxy.exchange import Exchange
 from proxy.limits import Amount
 from proxy.passing import pass_through
 from proxy.prompt_length import BYTES_PER_TOKEN
 from proxy.relay import CutShort
 from proxy.reliability.admission import Gate, announced_bytes
-from proxy.scale import Exchange, scale
+from proxy.scale import scale
 from proxy.server_protocol import EXTENSION, Client
 from proxy.service import Service
 from proxy.tenancy import cache_salt

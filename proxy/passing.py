@@ -17,10 +17,11 @@ from proxy.backend import Backend
 from proxy.call import Call
 from proxy.catalog import Served
 from proxy.errors import ClientGone, InvalidRequest, ProxyError, UpstreamFailed
+from proxy.exchange import Exchange
 from proxy.passed_tokens import NONE, PassedTokens, of_answer, of_events, of_silence
 from proxy.relay import CutShort, RelaySink, relay
 from proxy.reliability.retrying import Failure
-from proxy.scale import Exchange, nobody_serves
+from proxy.scale import nobody_serves
 from proxy.service import Service
 from proxy.ties import one_of
 from proxy.trace import BranchTrace, PlanTrace, Trace

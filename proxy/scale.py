@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 
-from proxy import reply
+from proxy import reply, scale_told
 from proxy.asgi import JSON, unless_gone
 from proxy.asking import Question, question
 from proxy.branch import BranchStream
 from proxy.call import Call
 from proxy.catalog import Served
-from proxy.client_keys import ANYBODY, Caller
 from proxy.context_room import room
-from proxy.correction import Forecast
 from proxy.errors import (
     DeadlineExceeded,
     ProxyError,
@@ -29,23 +27,20 @@ from proxy.errors import (
     UpstreamFailed,
     UpstreamRefused,
 )
+from proxy.exchange import Exchange, Executed
 from proxy.fanout import Run
 from proxy.generations import Requests
-from proxy.limits import Admission
+from proxy.learning import learn_latency, learn_quality
 from proxy.line import Dues
-from proxy.plans import Ask, Decision, NoCandidate, Predicted
+from proxy.plans import Ask, Decision, NoCandidate
 from proxy.prompt_length import REMOTE_TIMEOUT_S, prompt_length
-from proxy.quality_watch import Voted
 from proxy.reliability.retrying import Failure
 from proxy.replacing import Replacements
 from proxy.same_answer import Within, text_equivalence
 from proxy.scale_stream import Events, StreamedReply, VoteSoFar
 from proxy.scale_trace import note_plan, note_run
 from proxy.scoring import Scoring
-from proxy.server_protocol import Client
 from proxy.service import Service
-from proxy.trace import Trace
-from proxy.upstream.connection import Headers
 from strategies.answers import Grouper
 from strategies.base import Outcome
 
@@ -53,32 +48,6 @@ from strategies.base import Outcome
 OUTSIDE_SHARE, OUTSIDE_AT_LEAST_S, OUTSIDE_AT_MOST_S = 0.01, 0.002, 0.05
 PATIENCE_S = 60.0  # of a request without a deadline
 GUESSED = "the prompt's length was guessed: no tokenizer here, and no backend told it in time"
-
-
-@dataclass(slots=True)
-class Exchange:
-    """One client's request as the server holds it. `arrived_at`: time.monotonic(); `finish`: work left for the
-    trace's writer; `caller`: who asks; `admission`: to be settled, where its key has limits."""
-
-    call: Call
-    client: Client
-    arrived_at: float
-    trace: Trace
-    finish: Callable[[Trace], None] | None = None
-    caller: Caller = ANYBODY
-    admission: Admission | None = None
-
-
-@dataclass(slots=True)
-class Executed:
-    """A plan that was run, and what its strategy decided. `winners`: best first; `cut`: one had to be cut
-    unfinished."""
-
-    decision: Decision
-    run: Run
-    outcome: Outcome
-    winners: list[BranchStream]
-    decided_at: float
 
 
 async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) -> None:
@@ -92,7 +61,7 @@ async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) 
     try:
         executed = await _until_answered(service, exchange, models, asked, streamed)
         await _answer(service, exchange, executed, streamed)
-        _learn_quality(executed, asked)
+        learn_quality(executed, asked)
     except ProxyError as error:
         if call.controls.slo.demanding and error.http_status >= 500 and not isinstance(error, SloInfeasible):
             trace.slo_status = "missed"
@@ -273,7 +242,7 @@ async def _execute(
     )
     run.attempt = "retry" if again else None
     if streamed is not None:
-        await streamed.start(_headers(exchange, decision))
+        await streamed.start(scale_told.headers(exchange, decision))
     try:
         with exchange.client.watch(run.client_gone, run.call_off):
             if streamed is not None:
@@ -340,9 +309,9 @@ def _reason_alike(winners: Sequence[BranchStream], run: Run) -> None:
 
 async def _answer(service: Service, exchange: Exchange, executed: Executed, streamed: StreamedReply | None) -> None:
     call, trace, run = exchange.call, exchange.trace, executed.run
-    _learn(executed, service.config.slo.percentile)
+    learn_latency(executed, service.config.slo.percentile)
     latency_ms = (service.clock() - exchange.arrived_at) * 1e3
-    status = _slo_status(call, executed, latency_ms, trace)
+    status = scale_told.slo_status(call, executed, latency_ms, trace)
     trace.slo_status = status
     trace.selection = {
         "agreement": executed.outcome.agreement,
@@ -351,9 +320,9 @@ async def _answer(service: Service, exchange: Exchange, executed: Executed, stre
         "cut_by_deadline": run.cut_by_deadline,
         "decided_ms": round((executed.decided_at - exchange.arrived_at) * 1e3, 3),
     }
-    if notes := _notes(executed):
-        trace.selection["note"] = notes
-    usage = _usage(executed, trace, status)
+    if note := scale_told.notes(executed):
+        trace.selection["note"] = note
+    usage = scale_told.usage(executed, trace, status)
     if service.keeps_content:
         trace.prompt, trace.answer = call.decoded().get("messages"), executed.winners[0].text
     if streamed is not None:
@@ -362,7 +331,7 @@ async def _answer(service: Service, exchange: Exchange, executed: Executed, stre
             trace.ttft_ms = round((first_at - exchange.arrived_at) * 1e3, 3)
         await streamed.finish(executed.winners, usage, trace.id, run.backend.model)
     else:
-        headers = _headers(exchange, executed.decision)
+        headers = scale_told.headers(exchange, executed.decision)
         headers += [JSON, (b"x-slo-status", status.encode())]
         if trace.cost_usd is not None:
             headers.append((b"x-cost-usd", f"{trace.cost_usd:.9f}".encode()))
@@ -370,102 +339,3 @@ async def _answer(service: Service, exchange: Exchange, executed: Executed, stre
         await exchange.client.send_whole(200, headers, body)
     service.finish_time.observe(service.clock() - executed.decided_at)
     trace.status = 200
-
-
-def _learn(executed: Executed, percentile: float) -> None:
-    """Correct the backend's predictions; a run with failed branches is not the one that was predicted."""
-    run, plan = executed.run, executed.decision.plan
-    known = plan.single_wave or not plan.predicted.prior  # waves that nobody measured are guessed
-    if run.branches and not run.failed and known:
-        predicted = plan.predicted
-        tail_ms = predicted.uncut_ms or predicted.latency_ms
-        waited_s = _waited_s(run) if predicted.wait_ms else 0.0
-        if waited_s is None:
-            return
-        wait_ms = predicted.wait_ms
-        forecast = Forecast(
-            (predicted.median_ms - wait_ms) / 1e3,
-            (tail_ms - wait_ms) / 1e3,
-            percentile,
-            predicted.bias,
-            predicted.spread,
-        )
-        took_s = executed.decided_at - run.branches[0].started_at - waited_s
-        pace = _pace(run, predicted) if predicted.cut else None
-        plan.backend.correction.observe(took_s, forecast, cut=run.cut_by_deadline, pace=pace)
-
-
-def _pace(run: Run, predicted: Predicted) -> float | None:
-    """Measured over predicted time per token."""
-    paces = [b.pace_s for b in run.branches if b.backend is run.backend and b.pace_s is not None]
-    return sum(paces) / len(paces) / (predicted.pace_ms / 1e3) if paces and predicted.pace_ms else None
-
-
-def _waited_s(run: Run) -> float | None:
-    """For a seat, on average over the branches; None where some had none yet."""
-    waits = [b.first_token_at - b.started_at for b in run.branches if b.first_token_at is not None]
-    return sum(waits) / len(waits) if len(waits) == len(run.branches) else None
-
-
-def _learn_quality(executed: Executed, asked: Question) -> None:
-    """How the branches agreed tells how right the model is on this task; a run with failed branches is another vote."""
-    run, plan, outcome = executed.run, executed.decision.plan, executed.outcome
-    if plan.branches > 1 and not run.failed:
-        agreement = outcome.agreement or 0.0
-        voted = Voted(plan.strategy, plan.params, plan.branches, outcome.votes, agreement, run.cut_by_deadline)
-        plan.served.observe_vote(asked.ask.task, asked.answers, asked.ask.max_tokens, voted)
-
-
-def _slo_status(call: Call, executed: Executed, latency_ms: float, trace: Trace) -> str:
-    slo = call.controls.slo
-    if not slo.demanding:
-        return "none"
-    late = slo.latency_ms is not None and latency_ms > slo.latency_ms
-    dear = slo.cost_usd is not None and trace.cost_usd is not None and trace.cost_usd > slo.cost_usd
-    if late or dear:
-        return "missed"
-    planned = executed.decision.plan.predicted.cut and bool(executed.run.finished)
-    cut_short = executed.run.cut_by_deadline and not planned
-    return "degraded" if cut_short or not executed.decision.feasible else "met"
-
-
-def _usage(executed: Executed, trace: Trace, status: str) -> reply.Usage:
-    run, plan = executed.run, executed.decision.plan
-    states = [branch.state for branch in run.branches]
-    note = _notes(executed)
-    return reply.Usage(
-        prompt_tokens=trace.prompt_tokens,
-        completion_tokens=trace.completion_tokens,
-        reasoning_tokens=sum(row.reasoning_tokens for row in trace.branches),
-        tts={
-            "strategy": plan.strategy,
-            "n": plan.branches,
-            "completed": len(run.finished),
-            "cancelled": states.count("cancelled"),
-            "failed": states.count("failed"),
-            "agreement": executed.outcome.agreement,
-            "backend": plan.backend.name,
-            "trace_id": trace.id,
-            "cost_usd": trace.cost_usd,
-            "gpu_seconds": trace.gpu_seconds,
-            "slo_status": status,
-            **({"note": note} if note else {}),
-        },
-    )
-
-
-def _notes(executed: Executed) -> str | None:
-    """What the strategy had to do without."""
-    notes = [executed.outcome.note, *dict.fromkeys(executed.run.notes)]
-    return "; ".join(note for note in notes if note) or None
-
-
-def _headers(exchange: Exchange, decision: Decision) -> Headers:
-    plan = decision.plan
-    return [
-        (b"x-request-id", (exchange.trace.request_id or exchange.trace.id).encode()),
-        (b"x-tts-strategy", plan.strategy.encode()),
-        (b"x-tts-n", str(plan.branches).encode()),
-        (b"x-tts-backend", plan.backend.name.encode()),
-        (b"x-slo-predicted-latency-ms", f"{plan.predicted.latency_ms:.0f}".encode()),
-    ]

@@ -22,9 +22,10 @@ from profiler.prediction import Setting
 from proxy.catalog import Served
 from proxy.controls import Slo
 from proxy.errors import SloInfeasible
+from proxy.exchange import Exchange
 from proxy.planner import QUALITY_TIE, choose, rank
 from proxy.plans import Ask, Decision, Plan
-from proxy.scale import Exchange, _decide
+from proxy.scale import _decide
 from proxy.service import Service
 from proxy.ties import LATENCY_TIE
 from proxy.trace import Trace
