@@ -54,6 +54,7 @@ class Supervisor:
         self._folder = Path(tempfile.mkdtemp(prefix="paretoproxy-"))
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
+        self._burying = asyncio.Lock()  # who end together are added to one file one after another
         self._asked = 0
         self._failed = False
 
@@ -91,7 +92,7 @@ class Supervisor:
             began, name = time.monotonic(), f"{index}-{life}"
             status = await self._live(name)
             served = served or (self._folder / f"{name}.json").exists()
-            await asyncio.to_thread(bury, self._folder, name)
+            await self._bury(name)
             if self._stopping.is_set():
                 if status not in (0, -signal.SIGTERM):  # the latter: before it could serve
                     log.error("worker %s ended with %d as all were told to end", name, status)
@@ -107,6 +108,13 @@ class Supervisor:
             log.error("worker %s ended with %d; another one starts in %g s", name, status, back_off_s)
             await asyncio.wait([stop := asyncio.create_task(self._stopping.wait())], timeout=back_off_s)
             stop.cancel()
+
+    async def _bury(self, name: str) -> None:
+        async with self._burying:
+            try:
+                await asyncio.to_thread(bury, self._folder, name)
+            except OSError as error:
+                log.error("what worker %s has counted is lost: %s", name, error)
 
     async def _live(self, name: str) -> int:
         """One worker from start to end; its exit status."""

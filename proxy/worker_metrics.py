@@ -178,7 +178,8 @@ def read_folder(folder: Path) -> tuple[list[Snapshot], Snapshot | None]:
 
 
 def bury(folder: Path, worker: str) -> None:
-    """By the supervisor, of a worker that ended: its counters are kept among those of the gone."""
+    """By the supervisor, of a worker that ended: its counters are kept among those of the gone. One at a time.
+    Raises OSError."""
     own = folder / f"{worker}.json"
     told, gone = _read_file(own), _read_file(folder / f"{GONE}.json")
     if told is None:
