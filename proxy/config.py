@@ -112,6 +112,9 @@ class TracesConfig(_Section):
     path: Path | None = Path("traces.db")
     url: SecretStr | None = Field(None, description="PostgreSQL instead of a file: postgresql://USER@HOST/DATABASE")
     retention_days: float | None = Field(None, gt=0, description="how long traces are kept; null: for ever")
+    max_bytes: int | None = Field(
+        None, ge=1 << 20, description="of the SQLite file, about: beyond it the oldest traces go; null: no bound"
+    )
     otlp_endpoint: str | None = None
     store_prompts: bool = False
     queue_size: int = Field(10_000, ge=1)

@@ -12,6 +12,7 @@ from proxy.aliases import named
 from proxy.asgi import Receive, Scope, Send, read_body, send_error
 from proxy.authorization import authorize, check_model, check_samples
 from proxy.call import Call, parse
+from proxy.config import SloDefaults
 from proxy.controls import Controls
 from proxy.current import current_trace
 from proxy.errors import (
@@ -82,7 +83,8 @@ class Handler:
             held = 0
             held = admission.hold(len(body))
             self._service.reliability.retries.budget.deposit(arrived_at)
-            call = parse(scope["path"], headers, body, self._service.config.slo.defaults)
+            defaults = self._service.config.slo.defaults if scope["path"] in SCALED_PATHS else _NO_DEFAULTS
+            call = parse(scope["path"], headers, body, defaults)
             exchange = Exchange(call, client, arrived_at, trace, caller=caller)
             await self._dispatch(exchange)
         except ProxyError as error:
@@ -131,6 +133,7 @@ class Handler:
     async def _dispatch(self, exchange: Exchange) -> None:
         call, trace = exchange.call, exchange.trace
         trace.model, trace.stream = call.model, call.stream
+        trace.choices, trace.max_tokens = call.answers_wanted, call.max_tokens
         exchange.call, models = named(call, self._service.catalog)
         call, trace.model = exchange.call, exchange.call.model
         await self._admit(exchange)
@@ -201,6 +204,7 @@ def _tokens(exchange: Exchange, expected: float) -> float:
     return guessed if trace.status == 200 else max(guessed, expected)
 
 
+_NO_DEFAULTS = SloDefaults()  # of paths that take no controls
 _WITHOUT_ANSWER = ("/v1/embeddings", "/tokenize", "/detokenize")
 
 

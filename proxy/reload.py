@@ -50,6 +50,7 @@ _AT_START: dict[str, Callable[[Config], object]] = {
     "traces.path": lambda config: config.traces.path,
     "traces.url": lambda config: config.traces.url,
     "traces.retention_days": lambda config: config.traces.retention_days,
+    "traces.max_bytes": lambda config: config.traces.max_bytes,
     "traces.queue_size": lambda config: config.traces.queue_size,
     "traces.otlp_endpoint": lambda config: config.traces.otlp_endpoint,
     "telemetry": lambda config: config.telemetry.model_copy(update={"sample_ratio": 1.0}),  # which is read per request

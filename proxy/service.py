@@ -82,7 +82,12 @@ class Service:
         keys, limiter = client_api_keys(config), limiter_for(config)
         check_telemetry(config)
         catalog = catalog_build.build(config, registry, time.monotonic)
-        traces = TraceStore(config.traces.target, config.traces.queue_size, config.traces.retention_days)
+        traces = TraceStore(
+            config.traces.target,
+            config.traces.queue_size,
+            config.traces.retention_days,
+            max_bytes=config.traces.max_bytes,
+        )
         await asyncio.to_thread(traces.start)
         probers = probers_of(catalog)
         for prober in probers:

@@ -66,7 +66,7 @@ class Trace(msgspec.Struct, omit_defaults=True):
     """One request. `received_at`: Unix seconds; `request_id`: the client's own, None where it is the trace's id;
     `key`: the name of the API key that asked; `slo_status`: met, missed, degraded or none; `tokens_exact`: every token
     was counted, none is estimated; `rates`: by backend, what it cost when the request arrived; `ttft_ms`: of streamed
-    answers, until the client had the first of it.
+    answers, until the client had the first of it; `choices` and `max_tokens`: as the client asked for them.
 
     `error_code`: of the errors that a client can be given. `parent_id`, `tracestate` and `sampled`: the client's trace
     context; `root_id`: the root span, None where it is the last half of the trace's id.
@@ -79,6 +79,8 @@ class Trace(msgspec.Struct, omit_defaults=True):
     model: str | None = None
     key: str | None = None
     stream: bool = False
+    choices: int = 1
+    max_tokens: int | None = None
     outcome: TraceOutcome = "answered"
     status: int = 0
     slo: dict[str, Any] = {}

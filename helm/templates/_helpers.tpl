@@ -82,13 +82,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* vLLM's arguments, one a line as YAML: of (served name, backend, whether over Ray), as `paretoproxy up` gives them. */}}
 {{- define "paretoproxy.engineArgs" -}}
-{{- $served := index . 0 -}}{{- $backend := index . 1 -}}{{- $ray := index . 2 -}}
+{{- $served := index . 0 -}}{{- $backend := index . 1 -}}{{- $executor := index . 2 -}}
 {{- $flags := dict "model" $backend.launch.model "host" "0.0.0.0" "port" 8000 "served-model-name" $served "tensor-parallel-size" ($backend.tensor_parallel_size | default 1) -}}
 {{- with $backend.speculative -}}{{- $_ := set $flags "speculative-config" . -}}{{- end -}}
 {{- range $name, $value := ($backend.launch.args | default dict) -}}
 {{- $_ := set $flags ($name | replace "_" "-") $value -}}
 {{- end -}}
-{{- if $ray -}}{{- $_ := set $flags "distributed-executor-backend" "ray" -}}{{- end -}}
+{{- with $executor -}}{{- $_ := set $flags "distributed-executor-backend" . -}}{{- end -}}
 {{- range $name, $value := $flags -}}
 {{- if kindIs "bool" $value -}}
 {{- if $value }}

@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -99,7 +101,14 @@ class Telemetry(Collector):
         from proxy.telemetry.spans import SpanBuilder
 
         telemetry = config.telemetry
-        resource = Resource.create({"service.name": telemetry.service_name, "service.version": _version()})
+        process = f"{socket.gethostname()}-{os.getpid()}"  # workers and replicas are not each other
+        resource = Resource.create(
+            {
+                "service.name": telemetry.service_name,
+                "service.version": _version(),
+                "service.instance.id": process,
+            }
+        )
         started = cls(
             telemetry,
             SpanBuilder(resource, backends, content=telemetry.content),

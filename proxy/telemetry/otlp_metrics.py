@@ -1,7 +1,8 @@
 """The families of /metrics as OpenTelemetry's metrics: the same numbers, counted once.
 
 `paretoproxy_requests_total` goes out as `paretoproxy.requests`, so that a collector that exports to Prometheus gives
-the old name back. The histograms of upstream requests go out a second time under the GenAI conventions' names.
+the old name back. Histograms that the GenAI conventions know go out a second time under their names: what the
+proxy asks as a client's, what it answers as a server's.
 """
 
 from __future__ import annotations
@@ -32,8 +33,30 @@ from proxy.telemetry.spans import SCHEMA_URL, SCOPE
 
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 _UNITS = {"_seconds": "s", "_usd": "{USD}", "_tokens": "{token}"}
+_CLIENT, _SERVER = "gen_ai.client.operation", "gen_ai.server"
 _GENAI = {
-    "paretoproxy_branch_duration_seconds": ("gen_ai.client.operation.duration", "GenAI operation duration.", "s"),
+    "paretoproxy_branch_duration_seconds": (f"{_CLIENT}.duration", "GenAI operation duration.", "s"),
+    "paretoproxy_branch_time_to_first_token_seconds": (
+        f"{_CLIENT}.time_to_first_chunk",
+        "Time to receive the first chunk of a streamed answer.",
+        "s",
+    ),
+    "paretoproxy_branch_time_per_output_token_seconds": (
+        f"{_CLIENT}.time_per_output_chunk",
+        "Time per output token after the first, averaged over each operation.",
+        "s",
+    ),
+    "paretoproxy_request_duration_seconds": (f"{_SERVER}.request.duration", "GenAI server request duration.", "s"),
+    "paretoproxy_time_to_first_token_seconds": (
+        f"{_SERVER}.time_to_first_token",
+        "Time to give the client the first of a streamed answer.",
+        "s",
+    ),
+    "paretoproxy_time_per_output_token_seconds": (
+        f"{_SERVER}.time_per_output_token",
+        "Time per output token after the first, averaged over each streamed answer.",
+        "s",
+    ),
     "paretoproxy_branch_tokens": ("gen_ai.client.token.usage", "Number of input and output tokens used.", "{token}"),
 }
 Attributes = dict[str, Any]
@@ -83,6 +106,13 @@ class MetricBuilder:
         return Metric(name, documentation, unit, Histogram(points, _CUMULATIVE))
 
     def _genai(self, labels: Attributes) -> Attributes:
+        if "backend" not in labels:  # a request of a client
+            return {
+                "gen_ai.operation.name": "invoke_workflow",
+                "gen_ai.provider.name": PROVIDER,
+                "gen_ai.request.model": labels["model"],
+                "gen_ai.workflow.name": labels["strategy"],
+            }
         backend = self.backends.get(labels["backend"])
         found: Attributes = {
             "gen_ai.operation.name": labels["operation"],

@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from proxy.backend import Backend
 from proxy.ledgers import Amount
-from proxy.operations import FINISHED, PROVIDER, operation
+from proxy.operations import FINISHED, PROVIDER, first_chunk_s, operation, streamed
 from proxy.trace import BranchTrace, PlanTrace, Trace
 from proxy.trace_context import BRANCHES, DECISIONS, ROOT, SELECTION
 
@@ -80,6 +80,8 @@ class _Tree:
             "gen_ai.agent.name": name,  # its later name
             "gen_ai.request.model": trace.model,
             "gen_ai.request.stream": trace.stream or None,
+            "gen_ai.request.choice.count": trace.choices if trace.choices != 1 else None,  # as the conventions say
+            "gen_ai.request.max_tokens": trace.max_tokens,
             "http.route": trace.path,
             "http.response.status_code": trace.status or None,
             "error.type": trace.error_code if trace.outcome in ("refused", "failed") else None,
@@ -130,23 +132,18 @@ class _Tree:
         trace, backend = self._trace, self._backends.get(branch.backend)
         name = operation(trace.path, branch)
         model = backend.model if backend is not None else None
-        streamed = (
-            trace.stream if trace.plan is not None and trace.plan.note == "pass-through" else branch.role != "score"
-        )
-        first_s = None
-        if streamed and branch.first_token_ms is not None:
-            first_s = round((branch.first_token_ms - branch.start_ms) / 1e3, 6)
         attributes: Attributes = {
             "gen_ai.operation.name": name,
             "gen_ai.provider.name": PROVIDER,
             "gen_ai.request.model": model,
-            "gen_ai.request.stream": streamed or None,
+            "gen_ai.request.stream": streamed(trace, branch) or None,
             "gen_ai.response.model": model if branch.outcome in FINISHED else None,
             "gen_ai.response.finish_reasons": [branch.finish_reason] if branch.finish_reason else None,
-            "gen_ai.response.time_to_first_chunk": first_s,
+            "gen_ai.response.time_to_first_chunk": first_chunk_s(trace, branch),
             "gen_ai.usage.input_tokens": branch.prompt_tokens or None,
             "gen_ai.usage.output_tokens": branch.completion_tokens or None,
             "gen_ai.usage.cache_read.input_tokens": branch.cached_tokens,
+            "gen_ai.usage.reasoning.output_tokens": branch.reasoning_tokens or None,
             "gen_ai.usage.cost.amount": branch.cost_usd,  # proposed: semantic-conventions-genai#443
             "gen_ai.usage.cost.currency": "USD" if branch.cost_usd is not None else None,
             "gen_ai.usage.cost.source": "local" if branch.cost_usd is not None else None,

@@ -73,7 +73,8 @@ class Database(ABC):
 
     @abstractmethod
     def forget(self, before: float, limit: int) -> int:
-        """Delete at most `limit` traces that were received before then (Unix seconds); how many were."""
+        """Delete at most `limit` traces that were received before then (Unix seconds), or the oldest where the store
+        is larger than it may be; how many were."""
 
     @abstractmethod
     def read(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -6,6 +6,7 @@ In WAL mode: what was committed outlives a killed process, and after a second a 
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import sqlite3
 import time
@@ -51,9 +52,11 @@ _NOT_THESE_ROWS = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQL
 class Sqlite(Database):
     traces, costs = "traces", "costs"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_bytes: int | None = None) -> None:
+        """`max_bytes`: of what is in use; a file does not shrink, its free pages are written again."""
         self.name = str(path)
         self._path = path
+        self._max_bytes = max_bytes
         self._writing: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
         self._sync: WalSync | None = None
@@ -75,7 +78,10 @@ class Sqlite(Database):
 
     def forget(self, before: float, limit: int) -> int:
         with self._translated(), self._connection() as database:
-            return database.execute(_FORGET, (before, limit)).rowcount
+            gone = database.execute(_FORGET, (before, limit)).rowcount
+            if self._max_bytes is not None and (beyond := _beyond(database, self._max_bytes)) > 0:
+                gone += database.execute(_FORGET, (math.inf, min(beyond, limit - gone))).rowcount
+            return gone
 
     def read(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         if not self._path.exists():
@@ -171,6 +177,18 @@ def _open(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _beyond(database: sqlite3.Connection, max_bytes: int) -> int:
+    """How many traces are too many, if all are of one size. Numbers are in order, so none need be counted."""
+    size, pages, free = (
+        int(database.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count", "freelist_count")
+    )
+    used = size * (pages - free)
+    first, last = database.execute("SELECT min(seq), max(seq) FROM traces").fetchone()
+    if used <= max_bytes or first is None:
+        return 0
+    return math.ceil(int(last - first + 1) * (1 - max_bytes / used))
 
 
 def _use_wal(database: sqlite3.Connection) -> None:

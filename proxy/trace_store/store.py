@@ -50,15 +50,23 @@ class _Chunk:
 
 class TraceStore:
     """`record` belongs to the event loop; the thread is started by `start` and joined by `close`, which writes what is
-    queued. `target`: a file, a PostgreSQL URL, or None to keep nothing. Reading opens a connection of its own and
-    blocks: call it off the loop."""
+    queued. `target`: a file, a PostgreSQL URL, or None to keep nothing; `max_bytes`: of the file. Reading opens a
+    connection of its own and blocks: call it off the loop."""
 
-    def __init__(self, target: Path | str | None, queue_size: int, retention_days: float | None = None) -> None:
-        self._database = _database(target)
+    def __init__(
+        self,
+        target: Path | str | None,
+        queue_size: int,
+        retention_days: float | None = None,
+        *,
+        max_bytes: int | None = None,
+    ) -> None:
+        self._database = _database(target, max_bytes)
         self._queue: deque[tuple[Trace, Finish | None, str]] = deque()
         self._pending: deque[_Chunk] = deque()  # the writer's; more than one only while the database refuses
         self._limit = queue_size
         self._retention_s = None if retention_days is None else retention_days * _DAY_S
+        self._forgets = retention_days is not None or max_bytes is not None
         self._forget_at = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -267,11 +275,12 @@ class TraceStore:
         return rows
 
     def _forget(self, database: Database) -> None:
-        """A bounded number of traces that are older than they are kept; the sums stay."""
-        if self._retention_s is None or self.problem is not None or time.monotonic() < self._forget_at:
+        """A bounded number of traces that are older than they are kept, or have no place; the sums stay."""
+        if not self._forgets or self.problem is not None or time.monotonic() < self._forget_at:
             return
         try:
-            gone = database.forget(time.time() - self._retention_s, FORGET_AT_ONCE)
+            before = 0.0 if self._retention_s is None else time.time() - self._retention_s
+            gone = database.forget(before, FORGET_AT_ONCE)
         except StoreError as error:
             self._unavailable(error)
             return
@@ -311,14 +320,14 @@ class TraceStore:
             self.problem, self._failures, self._retry_at = None, 0, 0.0
 
 
-def _database(target: Path | str | None) -> Database | None:
+def _database(target: Path | str | None, max_bytes: int | None) -> Database | None:
     """What is not used is not imported."""
     if target is None:
         return None
     if isinstance(target, Path):
         from proxy.trace_store.sqlite import Sqlite
 
-        return Sqlite(target)
+        return Sqlite(target, max_bytes)
     from proxy.trace_store.postgres import Postgres
 
     return Postgres(target)

@@ -84,7 +84,7 @@ def main() -> None:
 
 
 async def soak(folder: Path, seconds: float, clients: int, seed: int, out: Path) -> bool:
-    """Whether all stayed flat."""
+    """Whether all stayed flat, and nobody waited in vain."""
     config, port = write_config(folder, "a", "b", "c"), free_port()
     document = yaml.safe_load(config.read_text())
     urls = [backend["url"] for backend in document["models"][0]["backends"]]
@@ -107,7 +107,7 @@ async def soak(folder: Path, seconds: float, clients: int, seed: int, out: Path)
     courses = [course(name, warm) for name in ALLOWED]
     courses = [_by_idle(one, fresh, idle) if one.name in BY_IDLE else one for one in courses]
     _tell(out, [fresh, *samples, idle], courses, outcomes, seconds)
-    return all(one.flat for one in courses)
+    return all(one.flat for one in courses) and not outcomes["hung"]
 
 
 def course(name: str, samples: Sequence[Sample]) -> Course:

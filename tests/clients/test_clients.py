@@ -66,9 +66,18 @@ def test_a_client_reaches_what_it_needs(script: Path, proxy_url: str) -> None:
         if not PYTHON.exists():
             pytest.skip("the clients in Python are not installed (make clients)")
         command = [str(PYTHON), str(script), proxy_url]
+    began = time.time()
     environment = {**os.environ, "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
     assert ran.returncode == 0, ran.stderr[-3000:]
+    assert 10_000 in _latency_limits(proxy_url, since=began), "its headers came through"
+
+
+def _latency_limits(url: str, since: float) -> set[float]:
+    """That the requests demanded which arrived since then, once all of them are written."""
+    time.sleep(0.5)
+    told = httpx.get(f"{url}/v1/traces", params={"limit": 100, "since": since}, trust_env=False).json()["data"]
+    return {trace["slo"]["latency_ms"] for trace in told if "latency_ms" in trace["slo"]}
 
 
 def _free_port() -> int:

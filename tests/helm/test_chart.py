@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -141,17 +142,110 @@ def test_keys_become_a_secret_that_the_proxy_reads(render: Render) -> None:
     assert config["server"]["api_keys"] == "/etc/paretoproxy-keys/keys.yaml"
 
 
-def test_an_engine_over_two_nodes_runs_on_ray(render: Render) -> None:
-    manifests = render(values_of(CHART / "examples/two-nodes.yaml"))
+@pytest.mark.parametrize("executor", ["mp", "ray"])
+def test_an_engine_over_two_nodes_is_two_pods_of_which_the_first_answers(render: Render, executor: str) -> None:
+    manifests = render({**values_of(CHART / "examples/two-nodes.yaml"), "fleet": {"backends": two_nodes(executor)}})
     engine = of_kind(manifests, "StatefulSet")[0]
-    container = engine["spec"]["template"]["spec"]["containers"][0]
+    name, container = engine["metadata"]["name"], engine["spec"]["template"]["spec"]["containers"][0]
     assert engine["spec"]["replicas"] == 2
-    assert flags(container["args"])["distributed-executor-backend"] == "ray"
-    assert "ray start --head" in container["command"][2]
-    service = next(
-        one for one in of_kind(manifests, "Service") if one["metadata"]["name"] == engine["metadata"]["name"]
+    assert flags(container["args"])["distributed-executor-backend"] == executor
+    assert container["command"][4:] == [executor, "2", name]
+    service = next(one for one in of_kind(manifests, "Service") if one["metadata"]["name"] == name)
+    assert service["spec"]["selector"]["statefulset.kubernetes.io/pod-name"] == f"{name}-0"
+    assert service["spec"]["publishNotReadyAddresses"], "the others look for it before it serves"
+
+
+def two_nodes(executor: str) -> dict[str, Any]:
+    return {"large-tp16": {"nodes": 2, "gpusPerNode": 8, "executor": executor}}
+
+
+@pytest.mark.parametrize(
+    ("executor", "rank", "told"),
+    [
+        ("mp", 0, ["vllm serve --model m --nnodes 2 --node-rank 0 --master-addr head"]),
+        ("mp", 1, ["vllm serve --model m --headless --nnodes 2 --node-rank 1 --master-addr head"]),
+        ("ray", 0, ["ray start --head --port=6379", "python3 1 of 2", "python3 2 of 2", "vllm serve --model m"]),
+        ("ray", 1, ["ray start --address=head:6379 --block", "ray start --address=head:6379 --block"]),
+    ],
+)
+def test_what_each_node_of_an_engine_starts(
+    render: Render, tmp_path: Path, executor: str, rank: int, told: list[str]
+) -> None:
+    """The rendered pod's script, with stand-ins for Ray and vLLM: the other node, or the head, is there at a second look."""
+    manifests = render({**values_of(CHART / "examples/two-nodes.yaml"), "fleet": {"backends": two_nodes(executor)}})
+    command = of_kind(manifests, "StatefulSet")[0]["spec"]["template"]["spec"]["containers"][0]["command"]
+    calls = tmp_path / "calls"
+    look = f'n=$(grep -c python3 {calls}); n=$((n + 1)); echo "python3 $n of 2" >> {calls}; echo $n'
+    ray = f'echo "ray $*" >> {calls}; case "$*" in *address*) [ $(grep -c address {calls}) -ge 2 ];; esac'
+    for name, body in (("vllm", f'echo "vllm $*" >> {calls}'), ("ray", ray), ("python3", look), ("sleep", ":")):
+        stand_in = tmp_path / name
+        stand_in.write_text(f"#!/bin/bash\n{body}\n")
+        stand_in.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOSTNAME": f"engine-{rank}"}
+    ran = subprocess.run(
+        [*command[:4], executor, "2", "head", "--model", "m"], env=environment, capture_output=True, text=True
     )
-    assert service["spec"]["selector"]["apps.kubernetes.io/pod-index"] == "0"  # the head alone answers
+    assert calls.read_text().splitlines() == told, ran.stderr
+    assert ran.returncode == (1 if (executor, rank) == ("ray", 1) else 0), "a node without its head starts anew"
+
+
+def test_engines_answer_to_the_proxy_and_to_whom_the_operator_names(render: Render) -> None:
+    def sources(values: dict[str, Any]) -> list[dict[str, Any]]:
+        policies = of_kind(render(values), "NetworkPolicy")
+        engines = next(one for one in policies if one["metadata"]["name"].endswith("-engines"))
+        return [source for rule in engines["spec"]["ingress"] for source in rule["from"]]
+
+    values = values_of(CHART / "examples/one-gpu-node.yaml")
+    components = [source["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for source in sources(values)]
+    assert components == ["proxy", "engine"]
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert prometheus in sources({**values, "networkPolicy": {"prometheusFrom": [prometheus]}})
+
+
+def test_the_trace_file_stays_below_the_volume_that_it_would_fill(render: Render, tmp_path: Path) -> None:
+    manifests = render(ONE)
+    volumes = of_kind(manifests, "Deployment")[0]["spec"]["template"]["spec"]["volumes"]
+    limit = next(volume["emptyDir"]["sizeLimit"] for volume in volumes if volume["name"] == "traces")
+    most = rendered_config(manifests, tmp_path).traces.max_bytes
+    assert limit == "2Gi" and most is not None and most + (64 << 20) < 2 << 30
+
+
+def test_replicas_follow_the_share_of_missed_requests_and_one_is_replaced_at_a_time(render: Render) -> None:
+    manifests = render(EVERYTHING)
+    scaler = of_kind(manifests, "HorizontalPodAutoscaler")[0]["spec"]
+    pods, cpu = scaler["metrics"]
+    assert (pods["pods"]["metric"]["name"], pods["pods"]["target"]["averageValue"]) == (
+        "paretoproxy_slo_missed_share",
+        "50m",
+    )
+    assert cpu["resource"]["target"]["averageUtilization"] == 70
+    deployment = of_kind(manifests, "Deployment")[0]
+    assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"] and "replicas" not in deployment["spec"]
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    disruption = of_kind(manifests, "PodDisruptionBudget")[0]["spec"]
+    assert disruption["maxUnavailable"] == 1
+    assert disruption["selector"] == deployment["spec"]["selector"]
+
+
+@pytest.mark.parametrize(("objective", "pages"), [(0.95, ["0.72", "0.3"]), (0.8, ["0.9", "0.9"])])
+def test_the_fast_alerts_can_fire_whatever_the_objective(render: Render, objective: float, pages: list[str]) -> None:
+    manifests = render({**ONE, "alerts": {"enabled": True, "objective": objective}})
+    rules = [rule for group in of_kind(manifests, "PrometheusRule")[0]["spec"]["groups"] for rule in group["rules"]]
+    burns = [
+        rule for rule in rules if rule.get("alert") == "ParetoproxySloBurn" and rule["labels"]["severity"] == "page"
+    ]
+    assert [re.findall(r"> (\S+)", rule["expr"]) for rule in burns] == [[page, page] for page in pages]
+
+
+def test_what_takes_a_restart_gets_one(render: Render) -> None:
+    def checksum(**config: Any) -> str:
+        pod = of_kind(render({"config": {**ONE["config"], **config}}), "Deployment")[0]["spec"]["template"]
+        told: str = pod["metadata"]["annotations"]["checksum/needs-restart"]
+        return told
+
+    assert checksum(slo={"percentile": 0.9}) == checksum()
+    for changed in ({"reliability": {"breaker": {"failures": 9}}}, {"admission": {"max_queue": 9}}, {"limits": {}}):
+        assert checksum(**changed) != checksum()
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from http_rig import Fleet, RunningProxy, chat
-from scripted_backend import ScriptedBackend, says
+from scripted_backend import ScriptedBackend, answers, says
 
 from profiler import quality_file
+from proxy.handler import RELAYED_PATHS
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
 FOUR = "\\boxed{4}"
@@ -132,6 +133,14 @@ async def test_the_servers_own_default_is_a_control_too(fleet: Fleet) -> None:
     answer = await proxy.ask()
 
     assert (answer.headers["x-tts-n"], answer.headers["x-slo-status"]) == ("8", "met")
+
+
+@pytest.mark.parametrize("path", RELAYED_PATHS)
+async def test_the_servers_own_default_is_none_of_paths_that_take_no_controls(fleet: Fleet, path: str) -> None:
+    backend, proxy = await fleet.one(slo={"defaults": {"latency_ms": 60000}})
+    backend.otherwise = backend.tokenizer = answers(200, b"{}")
+
+    assert (await proxy.ask({"model": "m", "input": "x", "prompt": "x"}, path)).status_code == 200
 
 
 # -- an answer at temperature 0 --

@@ -77,12 +77,13 @@ async def test_a_vote_is_a_tree_under_the_clients_own_span(collector: HttpCollec
 async def test_what_the_spans_of_a_vote_tell(collector: HttpCollector, fleet: Fleet) -> None:
     backend, proxy = await fleet.one(**to(collector.url))
     backend.will(says("\\boxed{4}"), dies("\\boxed{5}", after=2), says("\\boxed{4}", tokens=6))
-    answer = await proxy.ask(vote(3), x_slo_latency_ms="60000", x_slo_cost_usd="1")
+    answer = await proxy.ask(vote(3, max_tokens=512), x_slo_latency_ms="60000", x_slo_cost_usd="1")
     root, decide, *branches, select = await spans(collector, 6)
 
     told = root.attributes
     assert told["gen_ai.operation.name"] == "invoke_workflow" and told["gen_ai.provider.name"] == "vllm"
     assert told["gen_ai.workflow.name"] == "self-consistency" and told["gen_ai.request.model"] == "m"
+    assert told["gen_ai.request.max_tokens"] == 512 and "gen_ai.request.choice.count" not in told
     assert told["http.route"] == "/v1/chat/completions" and told["http.response.status_code"] == 200
     assert (told["paretoproxy.slo.latency_ms"], told["paretoproxy.slo.cost_usd"]) == (60000, 1)
     assert told["paretoproxy.slo.status"] == answer.headers["x-slo-status"]
@@ -132,6 +133,22 @@ async def test_a_refusal_and_a_clients_unsampled_trace(collector: HttpCollector,
     assert sent.startswith(f"00-{TRACE_ID}-") and sent.endswith("-00")
 
 
+async def test_how_many_choices_were_asked_for(collector: HttpCollector, fleet: Fleet) -> None:
+    _, proxy = await fleet.one(**to(collector.url))
+    await proxy.ask(chat(n=2))
+    root, *_ = await spans(collector, 3)
+    assert root.attributes["gen_ai.request.choice.count"] == 2
+
+
+async def test_thinking_is_told_apart(collector: HttpCollector, fleet: Fleet) -> None:
+    backend, proxy = await fleet.one(**to(collector.url))
+    backend.otherwise = says("<think>2 + 2 is 4, of course</think>\\boxed{4}", tokens=12)
+    await proxy.ask(vote(1))
+    _, _, branch, *_ = await spans(collector, 4)
+    usage = {key: branch.attributes[f"gen_ai.usage.{key}"] for key in ("output_tokens", "reasoning.output_tokens")}
+    assert 0 < usage["reasoning.output_tokens"] < usage["output_tokens"] == 12
+
+
 async def test_metrics_go_out_as_the_page_has_them_and_under_the_conventions_names(
     collector: HttpCollector, fleet: Fleet
 ) -> None:
@@ -144,6 +161,11 @@ async def test_metrics_go_out_as_the_page_has_them_and_under_the_conventions_nam
     assert len(duration.bucket_counts) == len(duration.explicit_bounds) + 1
     usage = received.point("gen_ai.client.token.usage", gen_ai_token_type="output", gen_ai_request_model="m")
     assert usage.sum == await metric(proxy, 'paretoproxy_completion_tokens_total{backend="a"}') == 8
+    first = received.point("gen_ai.client.operation.time_to_first_chunk", gen_ai_operation_name="chat")
+    each = received.point("gen_ai.client.operation.time_per_output_chunk", gen_ai_operation_name="chat")
+    assert (first.count, each.count) == (2, 2) and first.sum > 0
+    whole = received.point("gen_ai.server.request.duration", gen_ai_workflow_name="self-consistency")
+    assert (whole.count, received.metrics.keys() & {"gen_ai.server.time_to_first_token"}) == (1, set())
     assert received.point("paretoproxy.requests", strategy="self-consistency").as_double == 1
     assert received.point("paretoproxy.backend_up", backend="a").as_double == 1
 

@@ -91,6 +91,24 @@ def test_old_traces_go_in_small_steps(target: Path | str, monkeypatch: pytest.Mo
     assert _ids(store) == ["new", "kept"]
 
 
+def test_a_file_that_is_as_large_as_it_may_be_forgets_the_oldest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "FORGET_PAUSE_S", 0.0)
+    path, most = tmp_path / "traces.db", 2 << 20
+    with opened(path, queue_size=1000, max_bytes=most) as store:
+        for number in range(400):
+            store.record(trace(f"t{number}", NOON + number, answer="x" * 20_000))
+        wait_for(lambda: store.written == 400 and 0 < store.forgotten < 400)
+        wait_for(lambda: len(sql(path, "SELECT 1 FROM traces")) * 20_000 < most)
+        for number in range(400, 450):  # where others were
+            store.record(trace(f"t{number}", NOON + number, answer="x" * 20_000))
+        wait_for(lambda: store.written == 450)
+    kept = _ids(store)
+    assert store.dropped == 0 and kept[0] == "t449" and "t0" not in kept
+    assert store.costs([])[0]["requests"] == 450, "the sums are of all"
+
+
 def test_a_file_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
     """It had neither keys nor times to search by, nor sums."""
     path = tmp_path / "traces.db"

@@ -43,8 +43,10 @@ def trace(trace_id: str = "t", received_at: float = NOON, *branches: BranchTrace
 
 
 @contextmanager
-def opened(target: Path | str, queue_size: int = 100, retention_days: float | None = None) -> Iterator[TraceStore]:
-    store = TraceStore(target, queue_size, retention_days)
+def opened(
+    target: Path | str, queue_size: int = 100, retention_days: float | None = None, max_bytes: int | None = None
+) -> Iterator[TraceStore]:
+    store = TraceStore(target, queue_size, retention_days, max_bytes=max_bytes)
     store.start()
     try:
         yield store
