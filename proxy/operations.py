@@ -19,7 +19,7 @@ OTHER = "_OTHER"
 
 
 def streamed(trace: Trace, branch: BranchTrace) -> bool:
-    """Whether its answer was asked for in chunks: always by a strategy, as the client did where it is passed through."""
+    """Whether its answer was asked for in chunks: by strategies always, by the client where it is passed through."""
     passed = trace.plan is not None and trace.plan.note == "pass-through"
     return trace.stream if passed else branch.role != SCORE
 

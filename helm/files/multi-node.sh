@@ -1,5 +1,5 @@
 # One engine over several hosts, in each of its pods: multi-node.sh EXECUTOR NODES HEAD ARGUMENTS…
-# The pod's number is its node's. Node 0 serves; the others work for it, and start anew when it does.
+# The pod's number is its node's. Node 0 serves; the others work for it, and are restarted when it is (by their probes).
 set -euo pipefail
 executor=$1 nodes=$2 head=$3
 shift 3

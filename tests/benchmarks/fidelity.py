@@ -2,6 +2,7 @@
 
     python tests/benchmarks/prediction.py --profile 240s …    # leaves what it measured, and the profiles, behind
     python tests/benchmarks/fidelity.py                       # reads build/bench/prediction.jsonl; no engine runs
+    python tests/benchmarks/fidelity.py --measured docs/data/prediction-demo.jsonl.gz --profiles docs/data/demo-profiles
 
 The whole proxy over engines simulated from those profiles: the same votes, one after the other, idle and beside others'
 requests. Per cell the p50 and the p95 of the end-to-end latency, simulated against measured. Questions are the pool's,
@@ -122,13 +123,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "examples/demo-fleet.yaml")
     parser.add_argument("--measured", type=Path, default=OUT / "prediction.jsonl")
+    parser.add_argument("--profiles", type=Path, help="a folder of NAME.json; default: the configured ones")
     parser.add_argument("--whole", type=int, default=30, help="measured requests that a cell needs")
     parser.add_argument("--requests", type=int, default=200, help="simulated, per cell")
     told = parser.parse_args()
     measured = stored(told.measured)
     found = []
     for name, of in itertools.groupby(cells(measured), lambda cell: cell.requests[0].backend):
-        _, config, _, _ = alone(told.config, name)
+        _, config, _, _ = alone(told.config, name, profiles=told.profiles)
         for cell in [cell for cell in of if len(cell.requests) >= told.whole]:
             first, real = cell.requests[0], [request.latency_ms for request in cell.requests]
             simulated = run_virtually(simulate(config, first.n, first.others, told.requests))

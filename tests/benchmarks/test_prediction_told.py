@@ -9,9 +9,19 @@ from prediction import report, stored
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("names", "cells", "requests"), [(None, 38, 2280), ("m-tp1,s-tp1", 20, 1200)])
-def test_the_readme_tells_what_was_measured(names: str | None, cells: int, requests: int) -> None:
-    told = report(stored(ROOT / "docs/data/prediction-h200.jsonl.gz", names), 60).splitlines()
+@pytest.mark.parametrize(
+    ("fleet", "whole", "names", "cells", "requests"),
+    [
+        ("h200", 60, None, 38, 2280),
+        ("h200", 60, "m-tp1,s-tp1", 20, 1200),
+        ("demo", 36, None, 31, 1644),
+        ("demo", 36, "m-tp1,s-tp1", 20, 1200),
+    ],
+)
+def test_the_readme_tells_what_was_measured(
+    fleet: str, whole: int, names: str | None, cells: int, requests: int
+) -> None:
+    told = report(stored(ROOT / f"docs/data/prediction-{fleet}.jsonl.gz", names), whole).splitlines()
 
     for kind, label in (("with online correction", "as served"), ("profile alone", "from the profile alone")):
         line = next(line for line in told if line.startswith(kind))

@@ -153,6 +153,9 @@ def test_an_engine_over_two_nodes_is_two_pods_of_which_the_first_answers(render:
     service = next(one for one in of_kind(manifests, "Service") if one["metadata"]["name"] == name)
     assert service["spec"]["selector"]["statefulset.kubernetes.io/pod-name"] == f"{name}-0"
     assert service["spec"]["publishNotReadyAddresses"], "the others look for it before it serves"
+    assert container["livenessProbe"]["exec"]["command"][-1] == f"http://{name}:8000/health", (
+        "who works for it ends too"
+    )
 
 
 def two_nodes(executor: str) -> dict[str, Any]:
@@ -171,7 +174,7 @@ def two_nodes(executor: str) -> dict[str, Any]:
 def test_what_each_node_of_an_engine_starts(
     render: Render, tmp_path: Path, executor: str, rank: int, told: list[str]
 ) -> None:
-    """The rendered pod's script, with stand-ins for Ray and vLLM: the other node, or the head, is there at a second look."""
+    """The rendered pod's script, with stand-ins for Ray and vLLM; the other node, or the head, comes at a second look."""
     manifests = render({**values_of(CHART / "examples/two-nodes.yaml"), "fleet": {"backends": two_nodes(executor)}})
     command = of_kind(manifests, "StatefulSet")[0]["spec"]["template"]["spec"]["containers"][0]["command"]
     calls = tmp_path / "calls"
