@@ -174,7 +174,7 @@ def two_nodes(executor: str) -> dict[str, Any]:
 def test_what_each_node_of_an_engine_starts(
     render: Render, tmp_path: Path, executor: str, rank: int, told: list[str]
 ) -> None:
-    """The rendered pod's script, with stand-ins for Ray and vLLM; the other node, or the head, comes at a second look."""
+    """The rendered pod's script, with stand-ins for Ray and vLLM; the other node or the head comes at a second look."""
     manifests = render({**values_of(CHART / "examples/two-nodes.yaml"), "fleet": {"backends": two_nodes(executor)}})
     command = of_kind(manifests, "StatefulSet")[0]["spec"]["template"]["spec"]["containers"][0]["command"]
     calls = tmp_path / "calls"
