@@ -131,10 +131,14 @@ class Run:
 
     @property
     def out_of_time(self) -> bool:
+        """A strategy that is told so stops with less than it would have done: the deadline has cut it."""
         if self._decide_by is None:
             return self.called_off
         # A loop may call a little before the time, by as much as its clock is coarse.
-        return self._time_is_up or self._loop.time() >= self._decide_by
+        if self._time_is_up or self._loop.time() >= self._decide_by:
+            self.cut_by_deadline = True
+            return True
+        return False
 
     def sample(self, what: int | Sequence[Generation]) -> FanOut[Branch]:
         return FanOut(self, _generations(what))

@@ -171,7 +171,8 @@ class Context(Protocol):
 
     @property
     def out_of_time(self) -> bool:
-        """The deadline has come: nothing that is started now will arrive."""
+        """The deadline has come: nothing that is started now will arrive. Ask where there is more to do: an answer that
+        was told so counts as cut by its deadline."""
         ...
 
     def sample(self, what: int | Sequence[Generation]) -> Wave:

@@ -50,7 +50,7 @@ class StepSearch(Strategy[P]):
                 if not context.out_of_time:
                     return await self._without_scores(context, found, error)
                 break
-            if not context.out_of_time:
+            if found.unfinished and not context.out_of_time:
                 found.paths = grow(found.paths, found.finished)
         if found.finished:
             return replace(await _chosen(context, found.finished, self.params), note=_stuck(found.finished))
