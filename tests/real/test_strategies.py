@@ -105,13 +105,14 @@ def test_whole_and_streamed(proxy_url: str, setting: str) -> None:
 async def test_a_deadline_cuts_it_short(proxy_url: str, config: Config, setting: str) -> None:
     """Whole and streamed, both at once: answered in time with what is there, something was cut, and nothing decodes
     on."""
+    limit_s = 0.2 if setting in SEARCHES else 0.7  # a quick machine has searched to the end within 0.7 s
 
     async def cut(client: httpx.AsyncClient, *, stream: bool) -> None:
         trace_id = uuid.uuid4().hex
-        headers = {"x-slo-latency-ms": "700", "traceparent": f"00-{trace_id}-{trace_id[:16]}-01"}
+        headers = {"x-slo-latency-ms": f"{limit_s * 1e3:g}", "traceparent": f"00-{trace_id}-{trace_id[:16]}-01"}
         began = time.monotonic()
         answer = await client.post(CHAT, json=endless(setting, stream=stream), headers=headers)
-        assert time.monotonic() - began < 0.7 + SLACK_S
+        assert time.monotonic() - began < limit_s + SLACK_S
         assert answer.status_code in (200, 504), answer.text
         if stream and answer.status_code == 200:
             assert answer.text.endswith("data: [DONE]\n\n")
