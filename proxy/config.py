@@ -29,9 +29,10 @@ from pydantic import (
     model_validator,
 )
 
+from profiler import yaml_file
 from proxy.client_keys import Keys, KeysError, load_keys
 from proxy.config_file import ConfigError as ConfigError
-from proxy.config_file import explain, overlay, parse
+from proxy.config_file import overlay, read
 from proxy.config_paths import resolve_paths
 from proxy.reliability.settings import AdmissionConfig, ReliabilityConfig
 from proxy.upstream.pool import Origin
@@ -375,17 +376,12 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Config:
 
     Raises ConfigError, one line per problem: `fleet.yaml:12: models[0].backends[1].url: not an http:// URL`.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"cannot read {path}: {reason}") from error
-    data, lines = parse(path, text)
+    data, lines = read(path)
     env_keys = overlay(data, os.environ if environ is None else environ, Config.model_fields)
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(explain(path, error, lines, env_keys)) from error
+        raise ConfigError(yaml_file.explain(path, error, lines, env_keys)) from error
     return resolve_paths(config, path.resolve().parent)
 
 

@@ -32,8 +32,7 @@ class Exchange:
 
 @dataclass(slots=True)
 class Executed:
-    """A plan that was run, and what its strategy decided. `winners`: best first; `cut`: one had to be cut
-    unfinished."""
+    """A plan that was run, and what its strategy decided. `winners`: best first."""
 
     decision: Decision
     run: Run

@@ -80,7 +80,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- toJson $found -}}
 {{- end -}}
 
-{{/* vLLM's arguments, one a line as YAML: of (served name, backend, whether over Ray), as `paretoproxy up` gives them. */}}
+{{/* vLLM's arguments, one a line as YAML: of (served name, backend, executor over several nodes or ""), as `paretoproxy up` gives them. */}}
 {{- define "paretoproxy.engineArgs" -}}
 {{- $served := index . 0 -}}{{- $backend := index . 1 -}}{{- $executor := index . 2 -}}
 {{- $flags := dict "model" $backend.launch.model "host" "0.0.0.0" "port" 8000 "served-model-name" $served "tensor-parallel-size" ($backend.tensor_parallel_size | default 1) -}}

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from profiler.loadtest import LoadTestError, yaml_file
+from profiler import yaml_file
+from profiler.loadtest import LoadTestError
 from profiler.loadtest.arrivals import Phase, Process
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -155,7 +156,10 @@ class Workload(_Section):
 
 def load(path: Path) -> Workload:
     """Read and validate; paths are relative to the file. Raises LoadTestError, one problem a line with line and key."""
-    data, lines = yaml_file.read(path)
+    try:
+        data, lines = yaml_file.read(path, "arrivals and classes")
+    except yaml_file.YamlFileError as error:
+        raise LoadTestError(str(error)) from None
     try:
         workload = Workload.model_validate(data)
     except ValidationError as error:
