@@ -106,7 +106,10 @@ class ScriptedSampler:
 
     @property
     def out_of_time(self) -> bool:
-        return self.now_s >= self._deadline_s
+        if self.now_s < self._deadline_s:
+            return False
+        self.cut_by_deadline = True
+        return True
 
     def sample(self, what: int | Sequence[Generation]) -> _Wave[Branch]:
         return _Wave(self, _generations(what), 0)
@@ -168,7 +171,7 @@ class _Wave(Generic[E]):
     async def __aenter__(self) -> Self:
         sampler = self._sampler
         self._first, self._start_s = sampler.started, sampler.now_s
-        if sampler.now_s > sampler._deadline_s or (sampler.out_of_time and sampler.cut_by_deadline):
+        if sampler.now_s > sampler._deadline_s or (sampler.now_s == sampler._deadline_s and sampler.cut_by_deadline):
             sampler.cut_by_deadline = True
             self._generations = ()
         for generation in self._generations:

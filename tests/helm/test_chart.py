@@ -240,6 +240,19 @@ def test_the_fast_alerts_can_fire_whatever_the_objective(render: Render, objecti
     assert [re.findall(r"> (\S+)", rule["expr"]) for rule in burns] == [[page, page] for page in pages]
 
 
+def test_a_proxy_with_tls_is_probed_by_it_and_has_its_certificates(render: Render) -> None:
+    volume = {"name": "tls", "secret": {"secretName": "tls"}}
+    mount = {"name": "tls", "mountPath": "/tls", "readOnly": True}
+    server = {"tls": {"cert": "/tls/tls.crt", "key": "/tls/tls.key"}}
+    values = {"config": {**ONE["config"], "server": server}, "extraVolumes": [volume], "extraVolumeMounts": [mount]}
+    for told, scheme in ((values, "HTTPS"), (ONE, "HTTP")):
+        pod = of_kind(render(told), "Deployment")[0]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        probes = [container[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")]
+        assert {probe["scheme"] for probe in probes} == {scheme}
+        assert (volume in pod["volumes"], mount in container["volumeMounts"]) == (told is values,) * 2
+
+
 def test_what_takes_a_restart_gets_one(render: Render) -> None:
     def checksum(**config: Any) -> str:
         pod = of_kind(render({"config": {**ONE["config"], **config}}), "Deployment")[0]["spec"]["template"]

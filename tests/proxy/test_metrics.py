@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 
+import pytest
 from planner_tables import backend
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -70,3 +71,29 @@ async def test_the_page_counts_requests_branches_and_tokens() -> None:
     assert found["paretoproxy_completion_tokens_total", frozenset({"a"})] == 12
     bucket = "paretoproxy_request_duration_seconds_bucket"
     assert [found[bucket, frozenset({"m", "first-finish", bound})] for bound in ("0.5", "1.0")] == [0, 1]
+
+
+def test_times_to_the_first_token_and_for_each_after_it() -> None:
+    """A vote whose answer goes on beside a loser, and a score, which has no tokens to wait for."""
+    metrics = Metrics([], TraceStore(None, 1))
+    branches = [
+        BranchTrace(
+            0, "a", "completed", start_ms=50, end_ms=650, gpu_seconds=1, first_token_ms=150, completion_tokens=6
+        ),
+        BranchTrace(
+            1, "a", "completed", start_ms=50, end_ms=1150, gpu_seconds=1, first_token_ms=250, completion_tokens=11
+        ),
+        BranchTrace(2, "b", "completed", start_ms=1150, end_ms=1180, gpu_seconds=1, completion_tokens=1, role="score"),
+    ]
+    told = Trace(
+        "t", 0.0, "/v1/chat/completions", model="m", stream=True, branches=branches, latency_ms=1200, ttft_ms=200
+    )
+    told.selection = {"winners": [1, 0]}
+    metrics.count(told, "m")
+
+    sums = {sample.name: sample.value for family in metrics.read() for sample in family.samples}
+    assert sums["paretoproxy_time_to_first_token_seconds_sum"] == 0.2
+    assert sums["paretoproxy_time_per_output_token_seconds_sum"] == 0.1  # a second for ten
+    assert sums["paretoproxy_branch_time_to_first_token_seconds_sum"] == pytest.approx(0.1 + 0.2)
+    assert sums["paretoproxy_branch_time_per_output_token_seconds_sum"] == pytest.approx(0.1 + 0.09)
+    assert sums["paretoproxy_branch_time_to_first_token_seconds_count"] == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -67,6 +69,7 @@ async def test_a_vote_is_a_tree_under_the_clients_own_span(collector: HttpCollec
     assert {generation.header("tracestate") for generation in backend.generations} == {"rojo=1"}
     assert collector.received.headers["x-collector-key"] == "k"
     assert root.resource["service.name"] == "paretoproxy"
+    assert root.resource["service.instance.id"] == f"{socket.gethostname()}-{os.getpid()}"
 
     # Everything lies within the root, and in the order in which it happened.
     assert all(root.start <= span.start <= span.end <= root.end + 1000 for span in found)
@@ -131,6 +134,20 @@ async def test_a_refusal_and_a_clients_unsampled_trace(collector: HttpCollector,
     assert root.status == "UNSET", "what the client did wrong is no error of a server"
     sent = backend.generations[0].header("traceparent") or ""
     assert sent.startswith(f"00-{TRACE_ID}-") and sent.endswith("-00")
+
+
+async def test_what_a_client_waits_for_is_told_as_a_servers_metrics(collector: HttpCollector, fleet: Fleet) -> None:
+    backend, proxy = await fleet.one(**to(collector.url, metrics_every_s=0.1))
+    backend.will(says("four", tokens=21))
+    await proxy.stream(chat(stream_options={"include_usage": True}))
+    received = collector.received
+    await until(lambda: "gen_ai.server.time_per_output_token" in received.metrics, 10)
+    told = {
+        name: received.point(f"gen_ai.server.{name}", gen_ai_operation_name="invoke_workflow", gen_ai_request_model="m")
+        for name in ("request.duration", "time_to_first_token", "time_per_output_token")
+    }
+    chunk = received.point("gen_ai.client.operation.time_per_output_chunk", paretoproxy_backend="a")
+    assert {point.count for point in (*told.values(), chunk)} == {1}
 
 
 async def test_how_many_choices_were_asked_for(collector: HttpCollector, fleet: Fleet) -> None:

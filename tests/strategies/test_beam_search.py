@@ -50,6 +50,15 @@ async def test_it_is_over_once_all_that_are_kept_have_finished() -> None:
     assert (sampler.started, outcome.ranking, outcome.votes) == (4, (0, 1), 2)
 
 
+@pytest.mark.parametrize(("deadline_s", "cut"), [(2, True), (3, False)])
+async def test_a_deadline_between_two_waves_cuts_it_and_one_after_the_last_does_not(
+    deadline_s: float, cut: bool
+) -> None:
+    sampler = ScriptedSampler(_letters, scores=scores_by(lambda text: 0.5), deadline_s=deadline_s)
+    outcome = await BeamSearch(BeamSearch.params_type.model_validate({"n": 4, "expand": 2})).run(sampler)
+    assert (bool(outcome.ranking), sampler.now_s, sampler.cut_by_deadline) == (True, deadline_s, cut)
+
+
 @pytest.mark.parametrize("name", ["beam-search", "dvts"])
 @pytest.mark.parametrize(
     ("parameters", "message"),
