@@ -105,7 +105,8 @@ def test_whole_and_streamed(proxy_url: str, setting: str) -> None:
 async def test_a_deadline_cuts_it_short(proxy_url: str, config: Config, setting: str) -> None:
     """Whole and streamed, both at once: answered in time with what is there, something was cut, and nothing decodes
     on."""
-    limit_s = 0.2 if setting in SEARCHES else 0.7  # a quick machine has searched to the end within 0.7 s
+    early = setting.split()[0] in (*SEARCHES, "probe-consensus")  # a quick machine is through, or agreed, within 0.5 s
+    limit_s = 0.2 if early else 0.7
 
     async def cut(client: httpx.AsyncClient, *, stream: bool) -> None:
         trace_id = uuid.uuid4().hex
@@ -119,7 +120,8 @@ async def test_a_deadline_cuts_it_short(proxy_url: str, config: Config, setting:
         trace = await _trace(client, trace_id)
         assert "cancelled" in [branch["outcome"] for branch in trace["branches"]] or setting in SEARCHES
         assert trace["slo_status"] in ("degraded", "missed")
-        assert answer.status_code == 504 or trace["selection"]["cut_by_deadline"]
+        told = trace["latency_ms"], trace["selection"]
+        assert answer.status_code == 504 or trace["selection"]["cut_by_deadline"], told
 
     async with httpx.AsyncClient(base_url=proxy_url, timeout=60) as client:
         await asyncio.gather(cut(client, stream=False), cut(client, stream=True))
