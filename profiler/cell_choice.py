@@ -4,7 +4,8 @@ The step-time model is linear in its coefficients, so what is known of them is a
 terms x lowers the mean predictive variance over all candidates by Σ_j (x_j' P x)² / (σ² + x' P x) (V-optimal design,
 Fedorov 1972), P being the coefficients' covariance. Divided by the cell's predicted seconds, that is the choice. Every
 fifth cell is drawn at random from anywhere in the range instead, also between the grid's points, and held out of the
-fit: the profile's errors are told on those.
+fit: the profile's errors are told on those. Each is visited again twice, later: a machine's pace changes within
+seconds, and runs one after the other share it.
 
 Batch sizes double, and a cliff that the engine's flags hint at is measured on both sides; where a step turns out much
 longer at the next one, another is put between: an engine leaves its captured graphs, or its weights are no longer what
@@ -20,7 +21,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from profiler.cells import BESIDE_OUTPUTS, Cell, CellSpec
+from profiler.cells import BESIDE_OUTPUTS, Cell, CellSpec, merged
 from profiler.fit import fit, noise, predict_latency_s, prefill_terms, step_terms
 from profiler.steptime import StepTime
 
@@ -30,7 +31,8 @@ MIXED_AT = (7, 13, 19)  # which cells measure prompts beside running decodes
 PER_CELL_S = 0.15  # what a cell costs besides its predicted time
 LARGEST_SHARE = 0.12  # of the budget, for one cell
 REPEATS = 2
-HELD_OUT_REPEATS = 3  # a yardstick must not itself be a hiccup
+VISITS = 3  # of a held-out cell: a yardstick must not itself be a hiccup
+VISIT_AFTER = 12  # cells between two of them
 LONG_RUN_S = 3.0  # a run this long is not repeated
 SHORTEST_OUTPUT = 64  # with fewer tokens a large batch never runs together: the first end before the last begin
 
@@ -73,7 +75,9 @@ class CellChoice:
         left_s = self._budget_s - spent_s
         model = fit(cells)
         self._refine(model)
-        number = len(cells) + 1
+        if (again := self._visit(cells, model, left_s)) is not None:
+            return again, True
+        number = len(merged(cells)) + 1
         if number in MIXED_AT and (mixed := self._mixed(model, left_s)) is not None:
             return mixed, False
         if number % HELD_OUT_EVERY == 0 and (drawn := self._draw(model, left_s)) is not None:
@@ -86,6 +90,25 @@ class CellChoice:
         beside = 2 * BESIDE_OUTPUTS * spec.output * model.step_of(spec.beside + spec.batch, spec.mean_kv_tokens)
         runs = 1 if alone > LONG_RUN_S else REPEATS + 0.5
         return runs * (alone + (beside if spec.beside else 0.0)) + PER_CELL_S
+
+    def _visit(self, cells: Sequence[Cell], model: StepTime, left_s: float) -> CellSpec | None:
+        """The held-out cell to measure once more now: the one that waits longest, once it has waited, or at once when
+        the budget is only enough for the visits that are missing."""
+        last = {cell.spec: number for number, cell in enumerate(cells) if cell.held_out}
+        waiting = [
+            cell for cell in merged(cells) if cell.held_out and cell.repeats < VISITS and cell.latency_s <= LONG_RUN_S
+        ]
+        missing_s = sum((VISITS - cell.repeats) * self._visit_s(model, cell.spec) for cell in waiting)
+        pause = VISIT_AFTER if left_s > missing_s + LARGEST_SHARE * self._budget_s else 0
+        due = [
+            cell.spec
+            for cell in sorted(waiting, key=lambda cell: last[cell.spec])
+            if len(cells) - last[cell.spec] > pause and self._visit_s(model, cell.spec) <= left_s
+        ]
+        return due[0] if due else None
+
+    def _visit_s(self, model: StepTime, spec: CellSpec) -> float:
+        return predict_latency_s(model, Cell(spec, 0, 0, 0)) + PER_CELL_S
 
     def _first_cells(self, prompts: Sequence[int], outputs: Sequence[int]) -> list[CellSpec]:
         """Enough to fit a first, rough model."""
@@ -154,7 +177,8 @@ class CellChoice:
             prompt = _log_uniform(self._rng, 32, self._longest_prompt)
             output = _log_uniform(self._rng, SHORTEST_OUTPUT, min(self._limits.max_output, self._limits.max_len // 2))
             spec = CellSpec(batch, prompt, output, batch > 1 and self._rng.random() < 0.5)
-            if self._limits.admit(spec) and self._affordable(model, spec, left_s):
+            affordable = self._affordable(model, spec, left_s) and VISITS * self._visit_s(model, spec) <= left_s
+            if self._limits.admit(spec) and affordable:
                 return spec
         return None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from statistics import median
 
 from profiler.steptime import KV_BLOCK_TOKENS
 
@@ -75,3 +77,24 @@ class Cell:
     acceptance_length: float = 1.0
     held_up_s: float | None = None
     held_out: bool = False
+
+
+def merged(cells: Iterable[Cell]) -> list[Cell]:
+    """Each held-out cell once, with medians over its visits; where it was visited first."""
+    found: dict[CellSpec | int, list[Cell]] = {}
+    for number, cell in enumerate(cells):
+        found.setdefault(cell.spec if cell.held_out else number, []).append(cell)
+    return [_one(visits) for visits in found.values()]
+
+
+def _one(visits: list[Cell]) -> Cell:
+    if len(visits) == 1:
+        return visits[0]
+    return replace(
+        visits[0],
+        ttft_s=median(cell.ttft_s for cell in visits),
+        tpot_s=median(cell.tpot_s for cell in visits),
+        latency_s=median(cell.latency_s for cell in visits),
+        repeats=sum(cell.repeats for cell in visits),
+        acceptance_length=median(cell.acceptance_length for cell in visits),
+    )

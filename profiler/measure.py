@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
-from profiler.cell_choice import HELD_OUT_REPEATS, LONG_RUN_S, REPEATS, CellChoice
+from profiler.cell_choice import LONG_RUN_S, REPEATS, CellChoice
 from profiler.cells import BESIDE_OUTPUTS, BESIDE_PROMPT, Cell, CellSpec
 
 DISAGREE = 1.15  # two runs of one cell that differ by this factor are settled by a third
@@ -76,7 +76,7 @@ async def measure(
     while (following := choice.next_spec(cells, spent_s)) is not None:
         spec, held_out = following
         began = clock()
-        repeats = HELD_OUT_REPEATS if held_out else REPEATS
+        repeats = 1 if held_out else REPEATS  # those held out are visited again later
         cell = await measure_cell(bench, spec, vocabulary, rng, held_out=held_out, alone=alone, repeats=repeats)
         took_s = clock() - began
         cells.append(cell)

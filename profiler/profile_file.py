@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from profiler import files
-from profiler.cells import Cell
+from profiler.cells import Cell, merged
 from profiler.fit import fit, log_errors
 from profiler.steptime import StepTime
 
@@ -83,6 +83,7 @@ def make(
     acceptance_length: float | None = None,
 ) -> Profile:
     """Fit `cells` into a profile; without an `acceptance_length` of the task, the cells' own. Raises FitError."""
+    cells = merged(cells)
     step_time = fit(cells)
     plain = [cell for cell in cells if not cell.spec.beside]
     held_out = [cell for cell in plain if cell.held_out]
@@ -92,7 +93,7 @@ def make(
     return Profile(
         backend=backend,
         environment=environment,
-        cells=list(cells),
+        cells=cells,
         step_time=step_time,
         residual_sigma=_sigma(residuals),
         residual_quantiles={f"p{q}": round(float(np.quantile(residuals, q / 100)), 4) for q in (5, 50, 95)},

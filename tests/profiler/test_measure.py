@@ -1,15 +1,17 @@
 """Measuring within a budget, on an engine whose speed is known and whose clock is virtual."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from profiler import profile_file
-from profiler.cell_choice import CellChoice, Limits
+from profiler.cell_choice import LONG_RUN_S, VISIT_AFTER, VISITS, CellChoice, Limits
 from profiler.cell_log import CellLog
 from profiler.cells import CellSpec
+from profiler.fit import predict_latency_s
 from profiler.measure import Counters, EngineShared, Measured, Timing, measure
 from profiler.steptime import StepTime
 
@@ -19,13 +21,20 @@ VOCABULARY = range(100)
 
 
 class VirtualEngine:
-    """Takes exactly as long as `TRUE` says, times noise. `foreign`: tokens that somebody else has it generate, a
-    run."""
+    """Takes exactly as long as `TRUE` says, times noise and the machine's pace of the moment. `foreign`: tokens that
+    somebody else has it generate, a run."""
 
     def __init__(
-        self, *, truth: StepTime = TRUE, noise: float = 0.0, acceptance: float = 1.0, foreign: int = 0
+        self,
+        *,
+        truth: StepTime = TRUE,
+        noise: float = 0.0,
+        acceptance: float = 1.0,
+        foreign: int = 0,
+        pace: Callable[[float], float] = lambda now_s: 1.0,
     ) -> None:
         self._truth = truth
+        self._pace = pace
         self.now_s = 0.0
         self.runs: list[CellSpec] = []
         self._rng = random.Random(1)
@@ -59,7 +68,7 @@ class VirtualEngine:
         return Counters(self._generated, self._accepted)
 
     def _timings(self, spec: CellSpec, prefill_s: float, output: int, also: int = 0) -> list[Timing]:
-        factor = 1 + self._noise * self._rng.gauss(0, 1)
+        factor = (1 + self._noise * self._rng.gauss(0, 1)) * self._pace(self.now_s)
         step_s = self._truth.step_of(spec.batch + also, spec.mean_kv_tokens, spec.shared_kv_tokens) / self._acceptance
         end_s = (prefill_s + (output - 1) * step_s) * factor
         self.now_s += end_s
@@ -102,9 +111,29 @@ async def test_cells_span_batches_prompts_outputs_prefixes_and_mixed_load() -> N
 
 async def test_every_fifth_cell_is_held_out_and_lies_anywhere_in_the_range() -> None:
     found = await measured(VirtualEngine(), 120)
-    held_out = [one.cell.spec for one in found if one.cell.held_out]
-    assert len(held_out) >= len(found) // 5 - 1
+    held_out = {one.cell.spec for one in found if one.cell.held_out}
+    others = [one for one in found if not one.cell.held_out]
+    assert len(held_out) >= (len(held_out) + len(others)) // 5 - 1
     assert any(spec.batch & (spec.batch - 1) for spec in held_out)  # not a power of two: the grid has no such
+
+
+async def test_a_held_out_cell_is_visited_three_times_apart() -> None:
+    found = [one.cell for one in await measured(VirtualEngine(), 300)]
+    visits: dict[CellSpec, list[int]] = {}
+    for number, cell in enumerate(found):
+        if cell.held_out and cell.latency_s <= LONG_RUN_S:
+            visits.setdefault(cell.spec, []).append(number)
+    assert {len(numbers) for numbers in visits.values()} == {VISITS}
+    apart = [later - earlier for numbers in visits.values() for earlier, later in pairwise(numbers)]
+    assert sum(gap > VISIT_AFTER for gap in apart) > 0.7 * len(apart)  # the last are visited as the budget allows
+
+
+async def test_a_machine_that_is_slow_for_seconds_does_not_make_the_yardstick_long() -> None:
+    """Three runs one after the other would all be in the slow five of thirty seconds."""
+    engine = VirtualEngine(pace=lambda now_s: 1.5 if now_s % 30 < 5 else 1.0)
+    cells = [one for one in _profile(await measured(engine, 300)).cells if one.held_out]
+    off = [one.latency_s / predict_latency_s(TRUE, one) - 1 for one in cells if one.repeats == VISITS]
+    assert len(off) > 10 and sum(abs(error) > 0.1 for error in off) <= 1
 
 
 async def test_a_noisy_engine_is_known_to_a_few_percent_after_a_minute() -> None:

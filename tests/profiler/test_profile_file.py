@@ -45,8 +45,16 @@ def test_a_profile_keeps_its_cells_its_fit_its_spread_and_its_range() -> None:
 
 def test_a_perfect_fit_of_few_cells_still_admits_a_few_percent() -> None:
     assert _profile().residual_sigma == pytest.approx(0.05, rel=0.01)
-    many = [replace(cell, held_out=True) for cell in _cells() * 100]
+    known = _cells()[:1] * 100
+    many = [replace(cell, spec=replace(cell.spec, prompt=64 + n), held_out=True) for n, cell in enumerate(known)]
     assert profile_file.make("tp1", {}, [*_cells(), *many], 64).residual_sigma == 0.03
+
+
+def test_visits_of_one_held_out_cell_are_one_cell_with_their_median() -> None:
+    (cell, *_) = _cells()
+    visits = [replace(cell, latency_s=cell.latency_s * slow, held_out=True) for slow in (1.0, 1.5, 1.1)]
+    (made,) = [one for one in profile_file.make("tp1", {}, [*_cells(), *visits], 64).cells if one.held_out]
+    assert (made.latency_s, made.repeats) == (pytest.approx(cell.latency_s * 1.1), 3)
 
 
 def test_errors_are_of_the_held_out_cells_where_there_are_any() -> None:
