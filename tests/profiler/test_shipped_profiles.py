@@ -15,7 +15,8 @@ MEASURED = [path for path in FILES if "modelled" not in path.name]
 def test_a_measured_profile_holds_its_raw_cells_a_fifth_of_them_held_out(path: Path) -> None:
     profile = profile_file.read(path)
     held_out = [cell for cell in profile.cells if cell.held_out]
-    assert len(held_out) >= len(profile.cells) / 5
+    judged = [cell for cell in profile.cells if not cell.spec.beside]  # mixed cells tell the stall, and no latency
+    assert len(held_out) >= len(judged) / 5
     assert profile.errors["latency"].held_out and profile.errors["latency"].cells == len(held_out)
     assert profile.range.max_batch == 256 and profile.range.max_prompt >= 16384
     assert profile.range.max_output >= 512
