@@ -31,6 +31,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 from bench_fleet import OUT, ROOT, engine, proxy
@@ -55,7 +56,11 @@ SETTLE_S = 1.5  # the proxy's view of the others' load is up to half a second ol
 @dataclass(frozen=True)
 class Request:
     """One answered request; `bias` and `spread`: the correction that its prediction held; `pace`: how much slower the
-    machine was than when the profile was measured."""
+    machine was than when the profile was measured.
+
+    `branches`: (ms from the request to its start, tokens, whether it ended by itself) of each that generated, for
+    `fidelity.py`; `scored_ms`: that a reward model took after them, where a vote was tied.
+    """
 
     backend: str
     n: int
@@ -66,6 +71,9 @@ class Request:
     bias: float
     spread: float
     pace: float = 1.0
+    prompt_tokens: int = 0
+    scored_ms: float = 0.0
+    branches: Sequence[tuple[float, int, bool]] = ()
 
     @property
     def raw_median_ms(self) -> float:
@@ -172,8 +180,8 @@ class Client:
         response = await self._http.post("/v1/chat/completions", json=body, headers=pin)
         latency_ms = (time.perf_counter() - began) * 1e3
         response.raise_for_status()
-        plan = (await self._trace(response.json()["usage"]["tts"]["trace_id"]))["plan"]
-        told = plan["predicted"]
+        trace = await self._trace(response.json()["usage"]["tts"]["trace_id"])
+        plan, told = trace["plan"], trace["plan"]["predicted"]
         return Request(
             backend=plan["backend"],
             n=n,
@@ -183,15 +191,30 @@ class Client:
             tail_ms=told["latency_ms"],
             bias=told["bias"],
             spread=told["spread"],
+            **as_run(trace),
         )
 
-    async def _trace(self, trace_id: str) -> dict[str, dict[str, float]]:
+    async def _trace(self, trace_id: str) -> dict[str, Any]:
         for _ in range(200):
             response = await self._http.get(f"/v1/traces/{trace_id}")
             if response.status_code == 200:
                 return response.json()
             await asyncio.sleep(0.02)
         raise RuntimeError(f"the trace {trace_id} was not written")
+
+
+def as_run(trace: dict[str, Any]) -> dict[str, Any]:
+    """What of a request's trace it takes to run it once more on a simulated engine."""
+    scores = [branch for branch in trace["branches"] if branch.get("role") == "score"]
+    generated = [branch for branch in trace["branches"] if branch not in scores]
+    return {
+        "prompt_tokens": generated[0]["prompt_tokens"],
+        "scored_ms": round(sum(branch["end_ms"] - branch["start_ms"] for branch in scores), 3),
+        "branches": [
+            (branch["start_ms"], branch.get("completion_tokens", 0), branch["outcome"] == "completed")
+            for branch in generated
+        ],
+    }
 
 
 def questions(block: int) -> Iterator[str]:
