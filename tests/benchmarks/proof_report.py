@@ -109,6 +109,7 @@ def _setting(load: fleets.Load) -> dict[str, str]:
         "cv": f"{fleets.PROCESSES['bursty']:g}",
         "factor": f"{fleets.LENGTH_FACTOR}",
         "seats": f"{fleets.MAX_NUM_SEQS}",
+        "batched": f"{fleets.MAX_NUM_BATCHED_TOKENS:,}",
         "fixed": f"{len(FIXED)}",
         "settings": ", ".join(dict.fromkeys(name.split(" ")[2] for name in FIXED)),
         "accuracy_slack": f"{EQUAL_ACCURACY * 100:g} point",
@@ -131,7 +132,7 @@ requests at the same times, and branch i of request r draws the same stored samp
 
 **Models.** Large and small answer with the stored samples of tinymath-m and tinymath-s (64 a question, 200
 questions); lengths are multiplied by {factor}, so that a large model takes seconds. Engines are timed by the
-shipped H200 profiles of Qwen3-8B and Qwen3-1.7B; `max-num-seqs` is {seats} on each. Where a tensor-parallel degree
+shipped H200 profiles of Qwen3-8B and Qwen3-1.7B; `max-num-seqs` is {seats} and `max-num-batched-tokens` {batched} on each. Where a tensor-parallel degree
 was modelled and not measured, the engine truly is off its profile by the factor below, drawn once from the
 profile's residual; the service is not told. All move by their measured residual in phases of 10 s.
 
