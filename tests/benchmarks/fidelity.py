@@ -2,7 +2,8 @@
 
     python tests/benchmarks/prediction.py --profile 240s …    # leaves what it measured, and the profiles, behind
     python tests/benchmarks/fidelity.py                       # reads build/bench/prediction.jsonl; no engine runs
-    python tests/benchmarks/fidelity.py --measured docs/data/prediction-demo.jsonl.gz --profiles docs/data/demo-profiles
+    python tests/benchmarks/fidelity.py --measured docs/data/prediction-demo{,-2}.jsonl.gz \\
+        --profiles docs/data/demo-profiles{,-2} --whole 36 --seeds 40
 
 Each engine simulated from its profile gets the same votes: branches of the same lengths, started at the same times, and
 cut when the last that ended by itself in truth has ended. Beside them run others' requests, whose lengths were not
@@ -160,8 +161,8 @@ def report(found: Sequence[Compared]) -> str:
 def compared(
     config: Path, measured: Path, profiles: Path | None, whole: int, seeds: int, only: str | None = None
 ) -> list[Compared]:
-    """Every cell with as many requests as that whose branches are known."""
-    known = [request for request in stored(measured, only) if request.branches]
+    """Every cell of one run with as many requests as that whose branches are known."""
+    known = [request for request in stored([measured], only) if request.branches]
     found = []
     for name, of in itertools.groupby(cells(known), lambda cell: cell.requests[0].backend):
         _, _, model, backend = alone(config, name, profiles=profiles)
@@ -172,13 +173,22 @@ def compared(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "examples/demo-fleet.yaml")
-    parser.add_argument("--measured", type=Path, default=OUT / "prediction.jsonl")
-    parser.add_argument("--profiles", type=Path, help="a folder of NAME.json; default: the configured ones")
+    parser.add_argument("--measured", type=Path, nargs="+", default=[OUT / "prediction.jsonl"], help="runs")
+    parser.add_argument(
+        "--profiles",
+        type=Path,
+        nargs="+",
+        default=[None],
+        help="of each run, a folder of NAME.json; default: configured",
+    )
     parser.add_argument("--whole", type=int, default=30, help="measured requests that a cell needs")
     parser.add_argument("--seeds", type=int, default=5, help="how often each request runs, with other noise")
     parser.add_argument("--only", help="names of backends, with commas")
     told = parser.parse_args()
-    text = report(compared(told.config, told.measured, told.profiles, told.whole, told.seeds, told.only))
+    found: list[Compared] = []
+    for measured, profiles in zip(told.measured, told.profiles, strict=True):
+        found += compared(told.config, measured, profiles, told.whole, told.seeds, told.only)
+    text = report(found)
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "fidelity.md").write_text(text + "\n")
     print(text)

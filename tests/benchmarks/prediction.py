@@ -364,10 +364,12 @@ class Record:
             file.write(json.dumps(asdict(request)) + "\n")
 
 
-def stored(path: Path, names: str | None = None) -> list[Request]:
-    """What an earlier run left, of these engines."""
-    lines = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    found = [Request(**json.loads(line)) for line in lines.splitlines()]
+def stored(paths: Sequence[Path], names: str | None = None) -> list[Request]:
+    """What earlier runs left, of these engines."""
+    found = []
+    for path in paths:
+        lines = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        found += [Request(**json.loads(line)) for line in lines.splitlines()]
     return [request for request in found if names is None or request.backend in names.split(",")]
 
 
@@ -405,7 +407,7 @@ def main() -> None:
     parser.add_argument("--apart", metavar="NAMES", help="engines that run already, each on a GPU of its own")
     parser.add_argument("--port", type=int, default=FIRST_PORT, help=argparse.SUPPRESS)  # of a --child's proxy
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)  # one engine of --apart
-    parser.add_argument("--told", type=Path, metavar="FILE", help="measure nothing: what that one tells")
+    parser.add_argument("--told", type=Path, nargs="+", metavar="FILE", help="measure nothing: what these tell")
     parser.add_argument("--more", action="store_true", help="keep the requests of earlier runs and report on all")
     args = parser.parse_args()
     if args.told:

@@ -132,9 +132,10 @@ requests at the same times, and branch i of request r draws the same stored samp
 
 **Models.** Large and small answer with the stored samples of tinymath-m and tinymath-s (64 a question, 200
 questions); lengths are multiplied by {factor}, so that a large model takes seconds. Engines are timed by the
-shipped H200 profiles of Qwen3-8B and Qwen3-1.7B; `max-num-seqs` is {seats} and `max-num-batched-tokens` {batched} on each. Where a tensor-parallel degree
-was modelled and not measured, the engine truly is off its profile by the factor below, drawn once from the
-profile's residual; the service is not told. All move by their measured residual in phases of 10 s.
+shipped H200 profiles of Qwen3-8B and Qwen3-1.7B; `max-num-seqs` is {seats} and `max-num-batched-tokens` {batched} on
+each. Where a tensor-parallel degree was modelled and not measured, the engine truly is off its profile by the factor
+below, drawn once from the profile's residual; the service is not told. All move by their measured residual in phases
+of 10 s.
 
 **Words.** *Goodput*: requests per second answered within their latency SLO by a vote with at least one branch that
 had ended. *Accuracy*: right answers of all that were answered. *Feasible*: predicted, when the plan was chosen, to

@@ -10,18 +10,18 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("fleet", "whole", "names", "cells", "requests"),
+    ("runs", "whole", "names", "cells", "requests"),
     [
-        ("h200", 60, None, 38, 2280),
-        ("h200", 60, "m-tp1,s-tp1", 20, 1200),
-        ("demo", 36, None, 31, 1644),
-        ("demo", 36, "m-tp1,s-tp1", 20, 1200),
+        (["h200"], 60, None, 38, 2280),
+        (["h200"], 60, "m-tp1,s-tp1", 20, 1200),
+        (["demo", "demo-2"], 36, None, 31, 2364),
+        (["demo", "demo-2"], 36, "m-tp1,s-tp1", 20, 1920),
     ],
 )
 def test_the_readme_tells_what_was_measured(
-    fleet: str, whole: int, names: str | None, cells: int, requests: int
+    runs: list[str], whole: int, names: str | None, cells: int, requests: int
 ) -> None:
-    told = report(stored(ROOT / f"docs/data/prediction-{fleet}.jsonl.gz", names), whole).splitlines()
+    told = report(stored([ROOT / f"docs/data/prediction-{run}.jsonl.gz" for run in runs], names), whole).splitlines()
 
     for kind, label in (("with online correction", "as served"), ("profile alone", "from the profile alone")):
         line = next(line for line in told if line.startswith(kind))
