@@ -3,9 +3,9 @@
 The step-time model is linear in its coefficients, so what is known of them is a Gaussian, and measuring a cell with
 terms x lowers the mean predictive variance over all candidates by Σ_j (x_j' P x)² / (σ² + x' P x) (V-optimal design,
 Fedorov 1972), P being the coefficients' covariance. Divided by the cell's predicted seconds, that is the choice. Every
-fifth cell is drawn at random from anywhere in the range instead, also between the grid's points, and held out of the
-fit: the profile's errors are told on those. Each is visited again twice, later: a machine's pace changes within
-seconds, and runs one after the other share it.
+fourth cell, but towards the end, is drawn at random from anywhere in the range instead, also between the grid's points,
+and held out of the fit, about a fifth in all: the profile's errors are told on those. Unless it takes long, each is
+visited again twice, later: a machine's pace changes within seconds, and runs one after the other share it.
 
 Batch sizes double, and a cliff that the engine's flags hint at is measured on both sides; where a step turns out much
 longer at the next one, another is put between: an engine leaves its captured graphs, or its weights are no longer what
@@ -26,7 +26,7 @@ from profiler.fit import fit, noise, predict_latency_s, prefill_terms, step_term
 from profiler.steptime import StepTime
 
 STEEP, NARROW = 1.35, 1.2  # a rise of g that is looked into, and a ratio of batch sizes that is not
-HELD_OUT_EVERY = 5
+HELD_OUT_EVERY = 4
 MIXED_AT = (7, 13, 19)  # which cells measure prompts beside running decodes
 PER_CELL_S = 0.15  # what a cell costs besides its predicted time
 LARGEST_SHARE = 0.12  # of the budget, for one cell
@@ -80,7 +80,7 @@ class CellChoice:
         number = len(merged(cells)) + 1
         if number in MIXED_AT and (mixed := self._mixed(model, left_s)) is not None:
             return mixed, False
-        if number % HELD_OUT_EVERY == 0 and (drawn := self._draw(model, left_s)) is not None:
+        if number % HELD_OUT_EVERY == 0 and (drawn := self._draw(cells, model, left_s)) is not None:
             return drawn, True
         best = self._most_telling(cells, model, left_s)
         return None if best is None else (best, False)
@@ -95,17 +95,22 @@ class CellChoice:
         """The held-out cell to measure once more now: the one that waits longest, once it has waited, or at once when
         the budget is only enough for the visits that are missing."""
         last = {cell.spec: number for number, cell in enumerate(cells) if cell.held_out}
-        waiting = [
-            cell for cell in merged(cells) if cell.held_out and cell.repeats < VISITS and cell.latency_s <= LONG_RUN_S
-        ]
-        missing_s = sum((VISITS - cell.repeats) * self._visit_s(model, cell.spec) for cell in waiting)
-        pause = VISIT_AFTER if left_s > missing_s + LARGEST_SHARE * self._budget_s else 0
+        waiting = _waiting(cells)
+        missing_s = self._missing_s(waiting, model)
+        pause = 0 if self._ending(missing_s, left_s) else VISIT_AFTER
         due = [
             cell.spec
             for cell in sorted(waiting, key=lambda cell: last[cell.spec])
             if len(cells) - last[cell.spec] > pause and self._visit_s(model, cell.spec) <= left_s
         ]
         return due[0] if due else None
+
+    def _missing_s(self, waiting: Sequence[Cell], model: StepTime) -> float:
+        return sum((VISITS - cell.repeats) * self._visit_s(model, cell.spec) for cell in waiting)
+
+    def _ending(self, missing_s: float, left_s: float) -> bool:
+        """Whether the budget is only enough for the visits that are missing, and one cell more."""
+        return left_s <= missing_s + LARGEST_SHARE * self._budget_s
 
     def _visit_s(self, model: StepTime, spec: CellSpec) -> float:
         return predict_latency_s(model, Cell(spec, 0, 0, 0)) + PER_CELL_S
@@ -171,14 +176,18 @@ class CellChoice:
         terms = np.array([*prefill_terms(spec), 1.0, *(steps * term for term in step_terms(spec, self._knots))])
         return terms / max(predict_latency_s(model, Cell(spec, 0, 0, 0)), 1e-9)
 
-    def _draw(self, model: StepTime, left_s: float) -> CellSpec | None:
+    def _draw(self, cells: Sequence[Cell], model: StepTime, left_s: float) -> CellSpec | None:
+        """None towards the end of the budget, too: three visits one after the other are none."""
+        seen = {cell.spec for cell in cells}
+        if any(cell.held_out for cell in cells) and self._ending(self._missing_s(_waiting(cells), model), left_s):
+            return None
         for _ in range(50):
             batch = _log_uniform(self._rng, 1, self._limits.max_batch)
             prompt = _log_uniform(self._rng, 32, self._longest_prompt)
             output = _log_uniform(self._rng, SHORTEST_OUTPUT, min(self._limits.max_output, self._limits.max_len // 2))
             spec = CellSpec(batch, prompt, output, batch > 1 and self._rng.random() < 0.5)
             affordable = self._affordable(model, spec, left_s) and VISITS * self._visit_s(model, spec) <= left_s
-            if self._limits.admit(spec) and affordable:
+            if self._limits.admit(spec) and affordable and spec not in seen:
                 return spec
         return None
 
@@ -190,6 +199,11 @@ class CellChoice:
             if self._limits.admit(spec) and self._affordable(model, spec, left_s):
                 return spec
         return None
+
+
+def _waiting(cells: Sequence[Cell]) -> list[Cell]:
+    """Held-out cells that are to be visited again; long runs are not."""
+    return [cell for cell in merged(cells) if cell.held_out and cell.repeats < VISITS and cell.latency_s <= LONG_RUN_S]
 
 
 def _axes(limits: Limits, longest_prompt: int) -> tuple[list[int], list[int], list[int]]:

@@ -20,6 +20,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +94,15 @@ class Replay:
 
             started.append(self._engine.submit(prompt, tokens if whole else UNENDING, 0, listen))
 
-        for start_ms, tokens, whole in request.branches:
-            self._clock.at(began_s + start_ms / 1e3, lambda tokens=tokens, whole=whole: start(tokens, whole))  # type: ignore[misc]
+        alarms = [
+            self._clock.at(began_s + start_ms / 1e3, partial(start, tokens, whole))
+            for start_ms, tokens, whole in request.branches
+        ]
         wanted = sum(whole for _, _, whole in request.branches)
         while len(ends) < wanted:
             self._clock.run(self._clock.now() + LOOK_EVERY_S)
-        for generation in started:
-            generation.cancel()
+        for pending in (*alarms, *started):
+            pending.cancel()
         self._clock.run(self._clock.now() + BETWEEN_S)
         return (max(ends) - began_s) * 1e3
 

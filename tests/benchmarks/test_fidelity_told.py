@@ -23,7 +23,7 @@ def found() -> list[Compared]:
 
 def test_the_demo_fleets_cells(found: list[Compared]) -> None:
     requests = sum(len(one.measured_ms) for one in found)
-    assert f"{requests:,} requests of two runs, each once more" in PAGE
+    assert f"{requests:,} requests of two runs, each run again" in PAGE
     for label, paced in (("at the pace that the machine then had", True), ("shared cores, as profiled", False)):
         row = next(row for row in PAGE.splitlines() if label in row and row.startswith("|"))
         cells, *told = (cell.strip() for cell in row.split("|")[2:-1])

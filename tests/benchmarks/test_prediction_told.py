@@ -29,3 +29,11 @@ def test_the_readme_tells_what_was_measured(
         assert f"over {cells} cells" in line and f"of {requests} requests" in line
         row = next(row for row in README.splitlines() if f"| {label} | {median}% |" in row)
         assert row.endswith(f"| {within}% |") and (f"| {worst}% |" in row or f"| {float(worst):.0f}% |" in row)
+
+
+def test_the_readme_tells_each_run_of_the_demo_fleet() -> None:
+    text = " ".join(README.split())
+    for run, words in (("demo", "the first had {} over its 31 cells"), ("demo-2", "the second {} over its 20")):
+        told = report(stored([ROOT / f"docs/data/prediction-{run}.jsonl.gz"]), 36).splitlines()
+        line = next(line for line in told if line.startswith("profile alone"))
+        assert words.format(re.findall(r"\d+\.\d%", line)[0]) in text

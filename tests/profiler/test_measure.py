@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler import profile_file
+from profiler import cell_choice, profile_file
 from profiler.cell_choice import LONG_RUN_S, VISIT_AFTER, VISITS, CellChoice, Limits
 from profiler.cell_log import CellLog
 from profiler.cells import CellSpec
@@ -109,11 +109,11 @@ async def test_cells_span_batches_prompts_outputs_prefixes_and_mixed_load() -> N
     assert all(LIMITS.admit(spec) for spec in specs)
 
 
-async def test_every_fifth_cell_is_held_out_and_lies_anywhere_in_the_range() -> None:
-    found = await measured(VirtualEngine(), 120)
+async def test_a_fifth_of_the_cells_is_held_out_and_lies_anywhere_in_the_range() -> None:
+    found = await measured(VirtualEngine(), 300)
     held_out = {one.cell.spec for one in found if one.cell.held_out}
     others = [one for one in found if not one.cell.held_out]
-    assert len(held_out) >= (len(held_out) + len(others)) // 5 - 1
+    assert len(held_out) >= (len(held_out) + len(others)) / 5
     assert any(spec.batch & (spec.batch - 1) for spec in held_out)  # not a power of two: the grid has no such
 
 
@@ -125,15 +125,25 @@ async def test_a_held_out_cell_is_visited_three_times_apart() -> None:
             visits.setdefault(cell.spec, []).append(number)
     assert {len(numbers) for numbers in visits.values()} == {VISITS}
     apart = [later - earlier for numbers in visits.values() for earlier, later in pairwise(numbers)]
-    assert sum(gap > VISIT_AFTER for gap in apart) > 0.7 * len(apart)  # the last are visited as the budget allows
+    assert min(apart) > 1 and sum(gap > VISIT_AFTER for gap in apart) > 0.8 * len(
+        apart
+    )  # the last are visited as the budget allows
 
 
-async def test_a_machine_that_is_slow_for_seconds_does_not_make_the_yardstick_long() -> None:
-    """Three runs one after the other would all be in the slow five of thirty seconds."""
-    engine = VirtualEngine(pace=lambda now_s: 1.5 if now_s % 30 < 5 else 1.0)
-    cells = [one for one in _profile(await measured(engine, 300)).cells if one.held_out]
-    off = [one.latency_s / predict_latency_s(TRUE, one) - 1 for one in cells if one.repeats == VISITS]
-    assert len(off) > 10 and sum(abs(error) > 0.1 for error in off) <= 1
+async def test_a_machine_that_is_slow_for_seconds_does_not_make_the_yardstick_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three runs one after the other would all be in the slow four of thirty seconds."""
+
+    async def misled() -> float:
+        engine = VirtualEngine(pace=lambda now_s: 1.5 if now_s % 30 < 4 else 1.0)
+        cells = [one for one in _profile(await measured(engine, 600)).cells if one.held_out and one.repeats == VISITS]
+        assert len(cells) > 20
+        return sum(abs(one.latency_s / predict_latency_s(TRUE, one) - 1) > 0.1 for one in cells) / len(cells)
+
+    apart = await misled()
+    monkeypatch.setattr(cell_choice, "VISIT_AFTER", 0)
+    assert 2 * apart < await misled()
 
 
 async def test_a_noisy_engine_is_known_to_a_few_percent_after_a_minute() -> None:
@@ -183,7 +193,7 @@ async def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> No
     engine = VirtualEngine()
     rest = await measured(engine, 60, kept)
     assert sum(one.took_s for one in [*kept, *rest]) <= 1.05 * 60
-    assert not {one.cell.spec for one in kept} & {one.cell.spec for one in rest if not one.cell.held_out}
+    assert not {one.cell.spec for one in kept} & {one.cell.spec for one in rest}
 
 
 async def test_the_journal_of_another_engine_is_not_gone_on_with(tmp_path: Path) -> None:
