@@ -9,8 +9,8 @@ again. A step of B decoding branches with K tokens of their own and S shared one
     max(computing, that + stall·computing)                      with prompt chunks, of p_tok·C + p_tok2·Σ(end² − begin²)
 
 times the engine's `Pace`. Before, the host takes a request in: p_branch + p_cached·(cached prompt) one after the other,
-and the rest of p0 beside others. The processes that do so also run the steps and bring tokens out, so that most of
-that time is added to the step after it. `finish` passes between the last step and the client's knowing.
+and the rest of p0 beside others. The processes that do so also run the steps and bring tokens out: where branches
+decode, most of that time is added to the next step. `finish` passes between the last step and the client's knowing.
 
 Between events nothing changes but the number of steps, so whole stretches of them are one event. The clock is injected,
 and engine time is what was planned, not when the event ran: a late timer moves nothing.

@@ -188,6 +188,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how often each request runs, with other noise")
     parser.add_argument("--only", help="names of backends, with commas")
     told = parser.parse_args()
+    if len(told.profiles) != len(told.measured):
+        parser.error("--profiles: one folder for each run of --measured")
     found: list[Compared] = []
     for measured, profiles in zip(told.measured, told.profiles, strict=True):
         found += compared(told.config, measured, profiles, told.whole, told.seeds, told.only)

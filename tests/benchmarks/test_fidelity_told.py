@@ -4,7 +4,11 @@ from statistics import median
 
 import pytest
 from bench_fleet import ROOT
-from fidelity import Compared, compared
+from fidelity import Compared, Replay, compared
+from prediction import Request
+
+from profiler.simulation.engine_spec import EngineSpec
+from profiler.steptime import StepTime
 
 PAGE = (ROOT / "docs/load-testing.md").read_text()
 SEEDS = 10  # the page has 40: seconds instead of half a minute
@@ -33,11 +37,16 @@ def test_the_demo_fleets_cells(found: list[Compared]) -> None:
             assert off == pytest.approx(float(said.rstrip("%")) / 100, abs=APART)
 
 
-def test_a_simulation_that_is_off_is_found_out(found: list[Compared]) -> None:
-    """The yardstick itself, with measured times half as long again."""
-    alone = [one for one in found if one.backend in ("m-tp1", "s-tp1")]
-    longer = [
-        Compared(one.backend, one.n, one.others, [1.5 * ms for ms in one.measured_ms], one.simulated_ms, one.paced_ms)
-        for one in alone
-    ]
-    assert median(abs(one.off(0.5, paced=True)) for one in longer) > 0.25
+def test_branches_run_as_they_did_and_those_cut_end_with_the_last_of_the_others() -> None:
+    """A step of B branches takes 10 + B ms."""
+    step = StepTime.linear(c0_s=0.010, c_tok_s=0.001, c_kv_s=0.0, p0_s=0.0, p_tok_s=0.0)
+    replay = Replay(EngineSpec(step), 0, [], greedy=False)
+
+    def took(*branches: tuple[float, int, bool]) -> float:
+        return replay.latency_ms(Request("a", 1, 0, 0.0, 1.0, 1.0, 1.0, 1.0, prompt_tokens=8, branches=branches))
+
+    alone = took((0.0, 11, True))
+    assert alone == pytest.approx(10 * 11)
+    assert took((0.0, 11, True), (0.0, 3, False)) == pytest.approx(10 * 12, abs=1)
+    assert took((0.0, 11, True), (0.0, 6, True)) == pytest.approx(5 * 12 + 5 * 11, abs=1)
+    assert took((50.0, 11, True)) == pytest.approx(50 + alone)
