@@ -153,6 +153,11 @@ class BranchStream:
         return self.generation.continues
 
     @property
+    def spoke(self) -> bool:
+        """It has said something."""
+        return bool(self.events)
+
+    @property
     def failure(self) -> Failure | None:
         """Why it may be made again; None where it did not fail, or every backend would refuse it."""
         if self.error is not None:

@@ -34,12 +34,13 @@ class Confidence:
             if told is None:
                 continue
             told_any = True
-            self.per_token += _of_chat(told) if told.get("content") is not None else _of_completion(told)
+            self.per_token += of_chat(told) if told.get("content") is not None else _of_completion(told)
             choice["logprobs"] = None if self._asked is None else _cut(told, self._asked)
         return msgspec.json.encode(chunk) if told_any else payload
 
 
-def _of_chat(told: dict[str, Any]) -> list[float]:
+def of_chat(told: dict[str, Any]) -> list[float]:
+    """Of each token that a chat's `logprobs` tell."""
     return [_confidence([top["logprob"] for top in token.get("top_logprobs") or ()]) for token in told["content"]]
 
 

@@ -57,6 +57,15 @@ class Controls:
     def pinned(self) -> str | None:
         return None if self.strategy in (None, "auto") else self.strategy
 
+    @property
+    def scaled(self) -> bool:
+        """`none` pinned and nothing demanded is pass-through under another name."""
+        if not self.given:
+            return False
+        demanded = self.slo != Slo() or self.max_tokens is not None
+        refusable = self.n not in (None, 1) or bool(self.params)  # the planner's side tells why
+        return self.pinned != "none" or demanded or refusable
+
 
 def _number(low: float, high: float, what: str, *, above: bool = False) -> Callable[[str, Any], float]:
     def read(control: str, value: Any) -> float:

@@ -68,8 +68,8 @@ class Requests:
         interval = self._interval(every_tokens)
         if generation is WHOLE and not avoid:
             return self.plan.backend, self._whole(index, interval)
-        served, backend = self._backend(generation, avoid)
-        body = self._body(generation, served, backend, interval)
+        served, backend = self.destination(generation, avoid)
+        body = self.body(generation, served, backend, interval)
         seed, priority = self.call.peek.seed, self._priority(backend, index)
         own_seed = None if seed is None or generation.prompt is not None else seed + index
         if own_seed is not None or priority is not None:
@@ -108,8 +108,8 @@ class Requests:
     def _context(self, index: int) -> bytes:
         return self.lines + self.trace.context_lines(BRANCHES + self.first_row + index)
 
-    def _body(self, generation: Generation, served: Served, backend: Backend, interval: int) -> bytes:
-        """With a budget that fits the backend's context."""
+    def body(self, generation: Generation, served: Served, backend: Backend, interval: int) -> bytes:
+        """With a budget that fits the backend's context. Raises InvalidRequest."""
 
         def written(generation: Generation) -> bytes:
             return upstream_body.branch(
@@ -138,7 +138,8 @@ class Requests:
         models = {"own": self.plan.served, "judge": self.plan.served.judge, "larger": self.plan.served.larger}
         return models[generation.model]
 
-    def _backend(self, generation: Generation, avoid: Container[str] = ()) -> tuple[Served, Backend]:
+    def destination(self, generation: Generation, avoid: Container[str] = ()) -> tuple[Served, Backend]:
+        """Raises Unavailable."""
         if generation.model == "own" and not avoid:
             return self.plan.served, self.plan.backend
         served = self._served(generation)

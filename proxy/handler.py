@@ -13,7 +13,6 @@ from proxy.asgi import Receive, Scope, Send, read_body, send_error
 from proxy.authorization import authorize, check_model, check_samples
 from proxy.call import Call, parse
 from proxy.config import SloDefaults
-from proxy.controls import Controls
 from proxy.current import current_trace
 from proxy.errors import (
     ClientGone,
@@ -137,7 +136,7 @@ class Handler:
         exchange.call, models = named(call, self._service.catalog)
         call, trace.model = exchange.call, exchange.call.model
         await self._admit(exchange)
-        scaled = _scaled(call.controls)
+        scaled = call.controls.scaled
         if scaled and call.path not in SCALED_PATHS:
             raise InvalidControl("x-slo-* / x-tts-*", f"controls are not supported on {call.path}")
         if scaled:
@@ -173,7 +172,7 @@ class Handler:
         check_samples(caller, samples, "n")
         call.salt = cache_salt(caller, call)
         most = 0.0 if call.path in _WITHOUT_ANSWER else None
-        if call.max_tokens is not None and (call.controls.n is not None or not _scaled(call.controls)):
+        if call.max_tokens is not None and (call.controls.n is not None or not call.controls.scaled):
             most = float(call.max_tokens * max(samples, call.controls.n or 1))
         lease = new_id()  # not the trace's, which a client may choose
         prompt_tokens = len(call.body) / BYTES_PER_TOKEN
@@ -226,15 +225,6 @@ async def _cut(client: Client, trace: Trace, request_id: str) -> None:
 
 class _BreakConnection(Exception):
     """Raised through the server so that it closes the connection: the only way to say that an answer is not whole."""
-
-
-def _scaled(controls: Controls) -> bool:
-    """`none` pinned and nothing demanded is pass-through under another name."""
-    if not controls.given:
-        return False
-    demanded = controls.slo != type(controls.slo)() or controls.max_tokens is not None
-    refusable = controls.n not in (None, 1) or bool(controls.params)  # the planner's side tells why
-    return controls.pinned != "none" or demanded or refusable
 
 
 def _shown(call: Call) -> tuple[dict[str, object], dict[str, object]]:

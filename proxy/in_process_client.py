@@ -65,15 +65,16 @@ class _Line:
 
 
 class InProcessClient(Client):
-    """Sends one request whole and takes bytes as fast as they come."""
+    """Sends one request whole and takes bytes as fast as they come. `on_data`: is called with them."""
 
-    __slots__ = ("_body", "_line", "_loop", "answer")
+    __slots__ = ("_body", "_line", "_loop", "answer", "on_data")
 
     def __init__(self, body: bytes, loop: asyncio.AbstractEventLoop) -> None:
         self._line = _Line()
         super().__init__(cast(ServerProtocol, self._line))
         self._body, self._loop = body, loop
         self.answer = Answer(loop.time())
+        self.on_data: Callable[[bytes], None] | None = None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -107,6 +108,8 @@ class InProcessClient(Client):
         if self.answer.first_byte_at is None:
             self.answer.first_byte_at = self._loop.time()
         self.answer.parts.append(data)
+        if self.on_data is not None:
+            self.on_data(data)
 
     def leave(self) -> None:
         """Close the connection, whatever is under way."""

@@ -1,4 +1,4 @@
-"""The runs of a load test against one server, from the schedule to the files of the report."""
+"""The runs of a load test against one target, from the schedule to the files of the report."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from profiler.loadtest import LoadTestError, page, report_file
 from profiler.loadtest.find_max import FoundMax, Probe, ProbeFailed, find_max
 from profiler.loadtest.grade import grade
 from profiler.loadtest.report_file import Report
-from profiler.loadtest.run import Ran, Watch, run
+from profiler.loadtest.run import Ran, Watch
 from profiler.loadtest.schedule import Schedule, schedule
 from profiler.loadtest.workload import Workload
-from proxy.load_callers import HttpCaller
+from proxy.load_target import Target
 from strategies.answers import MathVerifyPool
 
 
@@ -52,22 +52,18 @@ class LoadJob:
 
     def __init__(
         self,
-        url: str,
+        target: Target,
         workload: Workload,
         folder: Path,
         display: Display,
-        *,
-        model: str | None = None,
-        api_key: str | None = None,
     ) -> None:
         self.stop = asyncio.Event()
-        self._url, self._workload, self._folder, self._display = url, workload, folder, display
-        self._model, self._api_key = model or workload.model or "", api_key
+        self._target, self._workload, self._folder, self._display = target, workload, folder, display
 
     async def once(self) -> Report:
         """Raises LoadTestError, TaskError."""
-        async with self._caller() as caller:
-            return self._write(await self._measure(caller, self._workload))
+        async with self._target:
+            return self._write(await self._measure(self._workload))
 
     async def search(self, probe_s: float, target: float, resolution: float) -> Report:
         """Of the run at the highest rate that was sustained, else of the last one. Raises LoadTestError, TaskError."""
@@ -81,12 +77,12 @@ class LoadJob:
         async def probe(rate: float) -> Probe:
             workload = self._workload.model_copy(update={"arrivals": arrivals.at_rate(rate, probe_s)})
             try:
-                measured = kept[rate] = await self._measure(caller, workload)
+                measured = kept[rate] = await self._measure(workload)
             except LoadTestError as error:  # late, or stopped before its first answer: the other probes are still told
                 raise ProbeFailed(str(error)) from None
             return self._probe(rate, measured.report)
 
-        async with self._caller() as caller:
+        async with self._target:
             found = await find_max(probe, start=start, target=target, resolution=resolution, seen=self._display.probed)
         if not kept:
             raise LoadTestError(found.limited_by or "no rate could be tried")
@@ -101,27 +97,23 @@ class LoadJob:
         latency = overall.latency_ms
         return Probe(rate, overall.attainment, overall.goodput_per_s, None if latency is None else latency.p95)
 
-    def _caller(self) -> _Connected:
-        return _Connected(
-            HttpCaller(self._url, model=self._model, api_key=self._api_key, timeout_s=self._workload.timeout_s)
-        )
-
-    async def _measure(self, caller: HttpCaller, workload: Workload) -> _Measured:
+    async def _measure(self, workload: Workload) -> _Measured:
         """What is measured is marked and kept, also where it is not reported."""
         planned = schedule(workload)
         started_at = time.time()
         gc.collect()
         gc.freeze()  # a full collection over a large schedule takes tens of milliseconds, in which nothing is sent
         with self._display.watch(len(planned.requests)) as watch:
-            ran = await run(planned, caller, watch=watch, stop=self.stop)
-        await self._complete(ran, planned, caller)
+            ran = await self._target.send(planned, watch, self.stop)
+        await self._complete(ran, planned)
         report_file.write_rows(ran.results, self._folder)
-        report = report_file.report(workload, planned, ran, url=self._url, model=caller.model, started_at=started_at)
+        url, model = self._target.url, self._target.model
+        report = report_file.report(workload, planned, ran, url=url, model=model, started_at=started_at)
         return _Measured(ran, report)
 
-    async def _complete(self, ran: Ran, planned: Schedule, caller: HttpCaller) -> None:
+    async def _complete(self, ran: Ran, planned: Schedule) -> None:
         with self._display.steps("reading traces", len(ran.results)) as step:
-            await caller.read_traces(ran.results, step)
+            await self._target.complete(ran.results, step)
         equivalence = MathVerifyPool()
         try:
             with self._display.steps("marking answers", len(ran.results)) as step:
@@ -135,21 +127,3 @@ class LoadJob:
         report_file.write(report, self._folder)
         files.replace(self._folder / report_file.PAGE, page.render(report, measured.ran.results).encode())
         return report
-
-
-class _Connected:
-    """A caller whose server was seen, closed on leaving."""
-
-    def __init__(self, caller: HttpCaller) -> None:
-        self._caller = caller
-
-    async def __aenter__(self) -> HttpCaller:
-        try:
-            await self._caller.find_model()
-        except BaseException:
-            await self._caller.aclose()
-            raise
-        return self._caller
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._caller.aclose()

@@ -74,7 +74,7 @@ class _Passing:
         self.service, self.exchange, self.models = service, exchange, models
         self.call = exchange.call
         self.lines = forwarded_lines(self.call.headers)
-        self.left = _usable(self.call, models)
+        self.left = usable(self.call, models)
         self.considered = len(self.left)
         self.tried = 0
         self.last: Failure | None = None
@@ -109,7 +109,7 @@ class _Passing:
         if self.tried:
             self.left = [pair for pair in self.left if pair[1].health.serving]
         if not self.left:  # all were tried: the one that is fastest now, once more
-            self.left = _usable(self.call, self.models)
+            self.left = usable(self.call, self.models)
         if not self.left:
             raise self._nobody()
         attempt = self._start("retry" if self.tried else None)
@@ -146,7 +146,7 @@ class _Passing:
 
     def _start(self, why: Literal["retry", "hedge"] | None) -> Attempt:
         call, service = self.call, self.service
-        served, backend = _fastest(self.left, service.rng)
+        served, backend = fastest(self.left, service.rng)
         self.left.remove((served, backend))
         if why != "hedge":
             self.tried += 1
@@ -225,7 +225,7 @@ class _Passing:
         """Seconds until the next attempt; None: there is none."""
         self.left = [pair for pair in self.left if pair[1].health.serving]
         elsewhere = bool(self.left)
-        if not elsewhere and not _usable(self.call, self.models):
+        if not elsewhere and not usable(self.call, self.models):
             return None
         return self.service.reliability.retries.delay_s(
             "pass-through", failure, left, attempts=self.tried, elsewhere=elsewhere
@@ -256,7 +256,8 @@ def _end_pause(pausing: asyncio.Future[None]) -> None:
         pausing.set_result(None)
 
 
-def _usable(call: Call, models: Sequence[Served]) -> list[tuple[Served, Backend]]:
+def usable(call: Call, models: Sequence[Served]) -> list[tuple[Served, Backend]]:
+    """The backends that may get it."""
     return [
         (served, backend)
         for served in models
@@ -265,7 +266,7 @@ def _usable(call: Call, models: Sequence[Served]) -> list[tuple[Served, Backend]
     ]
 
 
-def _fastest(candidates: list[tuple[Served, Backend]], rng: Random) -> tuple[Served, Backend]:
+def fastest(candidates: list[tuple[Served, Backend]], rng: Random) -> tuple[Served, Backend]:
     """Lowest predicted latency of one branch under the load now; about equal ones by chance, so that replicas do not
     herd."""
     if len(candidates) == 1:

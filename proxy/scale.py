@@ -18,6 +18,7 @@ from proxy.branch import BranchStream
 from proxy.call import Call
 from proxy.catalog import Served
 from proxy.context_room import room
+from proxy.deadline import decide_by, patience_s
 from proxy.errors import (
     DeadlineExceeded,
     ProxyError,
@@ -41,12 +42,9 @@ from proxy.scale_stream import Events, StreamedReply, VoteSoFar
 from proxy.scale_trace import note_plan, note_run
 from proxy.scoring import Scoring
 from proxy.service import Service
+from proxy.winners import winners
 from strategies.answers import Grouper
-from strategies.base import Outcome
 
-# Of a deadline, what passes before a request is here and after its answer has left: the client measures that, too.
-OUTSIDE_SHARE, OUTSIDE_AT_LEAST_S, OUTSIDE_AT_MOST_S = 0.01, 0.002, 0.05
-PATIENCE_S = 60.0  # of a request without a deadline
 GUESSED = "the prompt's length was guessed: no tokenizer here, and no backend told it in time"
 
 
@@ -61,7 +59,7 @@ async def scale(service: Service, exchange: Exchange, models: Sequence[Served]) 
     try:
         executed = await _until_answered(service, exchange, models, asked, streamed)
         await _answer(service, exchange, executed, streamed)
-        learn_quality(executed, asked)
+        learn_quality(executed.decision.plan, executed.run, executed.outcome, asked)
     except ProxyError as error:
         if call.controls.slo.demanding and error.http_status >= 500 and not isinstance(error, SloInfeasible):
             trace.slo_status = "missed"
@@ -86,7 +84,7 @@ async def _until_answered(
     """Plans until one gives an answer; a backend whose every branch failed is left out of the next plan."""
     trace, attempts = exchange.trace, 0
     # Of its branches, the one in the middle.
-    whole = replace(asked.ask, due_s=exchange.arrived_at + _patience_s(asked.ask) / 2)
+    whole = replace(asked.ask, due_s=exchange.arrived_at + patience_s(asked.ask.slo) / 2)
     ask = _in_the_time_left(service, exchange, whole) if trace.queued_ms else whole
     while True:
         attempts += 1
@@ -152,15 +150,7 @@ async def _before_the_next(
 
 
 def _decide_by(service: Service, exchange: Exchange) -> float | None:
-    latency_ms = exchange.call.controls.slo.latency_ms
-    if latency_ms is None:
-        return None
-    outside_s = min(OUTSIDE_AT_MOST_S, max(OUTSIDE_AT_LEAST_S, OUTSIDE_SHARE * latency_ms / 1e3))
-    return exchange.arrived_at + latency_ms / 1e3 - service.finish_time.reserve_s - outside_s
-
-
-def _patience_s(ask: Ask) -> float:
-    return PATIENCE_S if ask.slo.latency_ms is None else ask.slo.latency_ms / 1e3
+    return decide_by(exchange.call.controls.slo, exchange.arrived_at, service.finish_time.reserve_s)
 
 
 def _decide(
@@ -210,7 +200,7 @@ async def _execute(
     events = Events(content=live) if live or progress else None
     told = VoteSoFar(events, plan.branches, exchange.trace.id, plan.backend.model) if events and progress else None
     decide_by = _decide_by(service, exchange)
-    dues = Dues(exchange.arrived_at, _patience_s(asked.ask), plan.branches)
+    dues = Dues(exchange.arrived_at, patience_s(asked.ask.slo), plan.branches)
     scoring = _scoring(service, call, plan.served)
     known = asked.ask.prompt_tokens if GUESSED not in (asked.note or "") else None
     requests = Requests.of(
@@ -255,9 +245,9 @@ async def _execute(
         counted = round(asked.ask.prompt_tokens) if GUESSED not in (asked.note or "") else None
         note_run(exchange.trace, run, exchange.arrived_at, service.catalog.by_name, counted)
     decided_at = service.clock()
-    winners = _winners(run, outcome, call.answers_wanted)
-    _reason_alike(winners, run)
-    return Executed(decision, run, outcome, winners, decided_at)
+    best = winners(run.branches, run.finished, outcome, call.answers_wanted)
+    _reason_alike(best, run)
+    return Executed(decision, run, outcome, best, decided_at)
 
 
 def _scoring(service: Service, call: Call, served: Served) -> Scoring | None:
@@ -279,27 +269,6 @@ def _grouper(
     return Grouper("text", Within(compared, decide_by) if compared is not None else None)
 
 
-def _winners(run: Run, outcome: Outcome, wanted: int) -> list[BranchStream]:
-    """The strategy's ranking; without one, the longest unfinished branch that has said something, or a part of an
-    answer that no further part followed in time."""
-    ranked = [run.branches[index] for index in outcome.ranking[:wanted]]
-    if ranked:
-        return [*ranked, *_further(run, outcome, wanted - len(ranked))]
-    finals = [branch for branch in run.branches if branch.events and branch.generation.final]
-    unfinished = [branch for branch in finals if branch.state == "cancelled"] or [
-        b for b in finals if b in run.finished
-    ]
-    return sorted(unfinished, key=lambda branch: (-len(branch.continues), -branch.completion_tokens))[:1]
-
-
-def _further(run: Run, outcome: Outcome, count: int) -> list[BranchStream]:
-    """Whole answers that came after the decision, for a client that wants more than were ranked."""
-    if count <= 0:
-        return []
-    ranked = set(outcome.ranking)
-    return [branch for branch in run.finished if branch.generation.final and branch.index not in ranked][:count]
-
-
 def _reason_alike(winners: Sequence[BranchStream], run: Run) -> None:
     """One that went on after the thinking has told none itself; its client gets it apart all the same."""
     for winner in winners:
@@ -309,9 +278,9 @@ def _reason_alike(winners: Sequence[BranchStream], run: Run) -> None:
 
 async def _answer(service: Service, exchange: Exchange, executed: Executed, streamed: StreamedReply | None) -> None:
     call, trace, run = exchange.call, exchange.trace, executed.run
-    learn_latency(executed, service.config.slo.percentile)
+    learn_latency(executed.decision.plan, run, executed.decided_at, service.config.slo.percentile)
     latency_ms = (service.clock() - exchange.arrived_at) * 1e3
-    status = scale_told.slo_status(call, executed, latency_ms, trace)
+    status = scale_told.slo_status(call.controls.slo, executed.decision, run, latency_ms, trace.cost_usd)
     trace.slo_status = status
     trace.selection = {
         "agreement": executed.outcome.agreement,

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from proxy import reply
-from proxy.call import Call
+from proxy.controls import Slo
 from proxy.exchange import Exchange, Executed
 from proxy.plans import Decision
 from proxy.trace import Trace
 from proxy.upstream.connection import Headers
 
 
-def slo_status(call: Call, executed: Executed, latency_ms: float, trace: Trace) -> str:
-    slo = call.controls.slo
+class Ran(Protocol):
+    """A plan that was run."""
+
+    cut_by_deadline: bool
+
+    @property
+    def finished(self) -> Sequence[object]: ...
+
+
+def slo_status(slo: Slo, decision: Decision, run: Ran, latency_ms: float, cost_usd: float | None) -> str:
     if not slo.demanding:
         return "none"
     late = slo.latency_ms is not None and latency_ms > slo.latency_ms
-    dear = slo.cost_usd is not None and trace.cost_usd is not None and trace.cost_usd > slo.cost_usd
+    dear = slo.cost_usd is not None and cost_usd is not None and cost_usd > slo.cost_usd
     if late or dear:
         return "missed"
-    planned = executed.decision.plan.predicted.cut and bool(executed.run.finished)
-    cut_short = executed.run.cut_by_deadline and not planned
-    return "degraded" if cut_short or not executed.decision.feasible else "met"
+    planned = decision.plan.predicted.cut and bool(run.finished)
+    cut_short = run.cut_by_deadline and not planned
+    return "degraded" if cut_short or not decision.feasible else "met"
 
 
 def usage(executed: Executed, trace: Trace, status: str) -> reply.Usage:

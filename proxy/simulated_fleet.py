@@ -15,9 +15,16 @@ from profiler.simulation.drafts import draft_tokens
 from profiler.simulation.engine_spec import EngineSpec
 from profiler.simulation.server import BackendServer
 from profiler.simulation.simulated_backend import SimulatedBackend
+from proxy.capabilities import Capabilities
 from proxy.config import BackendConfig, Config, ConfigError
 from proxy.engine_flags import by_priority, flag, max_model_len, max_num_batched_tokens, whole
 from proxy.upstream.pool import Origin
+
+
+def capabilities(max_model_len: int) -> Capabilities:
+    """What a prober finds that a simulated engine can."""
+    can = ("chat", "logprobs", "min_p", "logit_bias", "priority", "continuation")
+    return Capabilities({**dict.fromkeys(can, True), "thinking_token_budget": False}, max_model_len)
 
 
 @dataclass(frozen=True, slots=True)

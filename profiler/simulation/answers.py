@@ -116,6 +116,7 @@ class AnswerPool:
             self._questions = [(question, "math") for question in prior_pool()]
         self._exact = {question.question.strip(): index for index, (question, _) in enumerate(self._questions)}
         self._found: OrderedDict[str, int] = OrderedDict()
+        self._written: dict[int, Text] = {}  # by the sample's identity: these live as long as this does
 
     @classmethod
     def read(cls, tables: Sequence[Path]) -> AnswerPool:
@@ -140,9 +141,12 @@ class AnswerPool:
         stored = question.greedy
         if question.samples and not greedy:
             stored = question.samples[int(random.random() * len(question.samples))]
-        answer = written(stored, kind, after=after)
-        answer.finish_reason = "length" if stored.finish_reason == "length" else "stop"
-        return answer
+        if after:
+            return _ended(written(stored, kind, after=after), stored)
+        found = self._written.get(id(stored))
+        if found is None:
+            found = self._written[id(stored)] = _ended(written(stored, kind), stored)
+        return found
 
     def _index(self, text: str) -> int:
         stripped = text.strip()
@@ -162,6 +166,11 @@ class AnswerPool:
         if held:
             return self._exact[max(held, key=len)]
         return zlib.crc32(text.encode("utf-8", "surrogatepass")) % len(self._questions)
+
+
+def _ended(text: Text, sample: StoredSample) -> Text:
+    text.finish_reason = "length" if sample.finish_reason == "length" else "stop"
+    return text
 
 
 def _kind(answers: str) -> Kind:

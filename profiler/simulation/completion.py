@@ -77,9 +77,13 @@ class Choice:
     def take(self, tokens: int) -> str:
         """The text of the tokens up to `tokens` that was not taken yet. With a stop string, none is ever sent."""
         begin, self.sent = self.sent, tokens
+        return self.between(begin, tokens)
+
+    def between(self, begin: int, end: int) -> str:
+        """The text of these tokens."""
         if self.tail is None:
-            return self.text.slice(begin, tokens)
-        return self.tail[len(self.text.slice(0, begin)) : len(self.text.slice(0, tokens))]
+            return self.text.slice(begin, end)
+        return self.tail[len(self.text.slice(0, begin)) : len(self.text.slice(0, end))]
 
 
 class Completion:

@@ -24,6 +24,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from itertools import count
 from math import floor
+from operator import attrgetter
 from random import Random
 
 from profiler.simulation.clock import Clock
@@ -39,6 +40,7 @@ PROMPTS_KNOWN_TO_HOST = 4096
 # Of the time in which a request is taken in, by how much steps that run are later: the share at which the cells that
 # the six H200 profiles were fitted to come out right on average (tests/profiler/held_out.py tells of the others).
 HELD_UP = 0.7
+_PLACE = attrgetter("place")
 
 
 class QueueFull(Exception):
@@ -112,7 +114,7 @@ class Engine:
             raise QueueFull
         accepted = Accepted(self._per_step, self._phases.random()) if self._phases is not None else None
         generation = Generation(self, prompt, max(1, output), every, listener, accepted)
-        generation.place = (priority if spec.by_priority else 0), next(self._order)
+        generation.place = (-priority if spec.by_priority else 0), -next(self._order)
         now = self._clock.now()
         pace = self.pace.at(now)
         cached_s = pace * step.p_cached_s * prompt.tokens if self._host_has_seen(prompt) else 0.0
@@ -197,7 +199,7 @@ class Engine:
 
     def _queue(self, generation: Generation) -> None:
         """By priority, then by arrival; who was preempted came before all that wait."""
-        insort(self.waiting, generation, key=lambda one: (-one.place[0], -one.place[1]))
+        insort(self.waiting, generation, key=_PLACE)
 
     def _wake(self) -> None:
         self._waking = False
@@ -383,9 +385,7 @@ class Engine:
 
     def _preempt(self) -> None:
         """The branch that came last, of those with the highest `priority`, computes its tokens again later."""
-        generation = (
-            max(self._running, key=lambda one: one.place) if self.spec.by_priority else next(reversed(self._running))
-        )
+        generation = min(self._running, key=_PLACE) if self.spec.by_priority else next(reversed(self._running))
         generation.state = "waiting"
         generation.preempted += 1
         self.counters.preemptions += 1

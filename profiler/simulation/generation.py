@@ -47,7 +47,7 @@ class Generation:
         self.steps_done = -1  # that gave tokens, when it last ran, from 0 for the prefill
         self.base = 0  # while decoding: the engine's step that was its prefill
         self.prefilled, self.to_prefill = 0, 0
-        self.place = (0, 0)  # in the queue: by priority, then by arrival
+        self.place = (0, 0)  # in the queue, the next one's is the greatest: by priority, then by arrival
         self.preempted = 0
 
     def tokens_after(self, steps: int) -> int:

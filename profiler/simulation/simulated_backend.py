@@ -138,10 +138,10 @@ class SimulatedBackend:
     # -- completions --
 
     def _complete(self, path: str, body: bytes, reply: Reply, few_chunks: bool) -> Completion:
-        asked = self._asked(path, body)
+        asked = self.read(path, body)
         self._count += 1
         identity = f"{'chatcmpl' if asked.chat else 'cmpl'}-{self.name}-{self._count:x}"
-        completion = Completion(self, asked, identity, reply, self._choices(asked))
+        completion = Completion(self, asked, identity, reply, self.draw(asked, asked.seed))
         self.running[completion] = None
         try:
             completion.start(few_chunks=few_chunks)
@@ -151,8 +151,8 @@ class SimulatedBackend:
             raise Refused(503, "ServiceUnavailableError", f"The queue is full: {waiting} requests wait.") from None
         return completion
 
-    def _asked(self, path: str, body: bytes) -> Asked:
-        """Branches of one request are equal bytes: read once."""
+    def read(self, path: str, body: bytes) -> Asked:
+        """Branches of one request are equal bytes: read once. Raises Refused."""
         key = (path, body)
         found = self._read.get(key)
         if found is None:
@@ -161,16 +161,17 @@ class SimulatedBackend:
                 self._read.popitem(last=False)
         return found
 
-    def _choices(self, asked: Asked) -> list[Choice]:
+    def draw(self, asked: Asked, seed: int | None) -> list[Choice]:
+        """What is answered: the same to the same seed."""
         choices: list[Choice] = []
         for question, limit in zip(asked.questions, asked.limits, strict=True):
             for number in range(asked.n):
                 random = self._random
-                if asked.seed is not None:
-                    random = Random(f"{asked.seed} {number} {question.text}")
+                if seed is not None:
+                    random = Random(f"{seed} {number} {question.text}")
                 text = self._answers.sample(question.text, random, greedy=asked.greedy, after=question.continues)
-                seed = random.getrandbits(32) if asked.top_logprobs is not None else 0
-                choices.append(Choice.of(len(choices), question.prompt, text, asked, limit, seed))
+                doubts = random.getrandbits(32) if asked.top_logprobs is not None else 0
+                choices.append(Choice.of(len(choices), question.prompt, text, asked, limit, doubts))
         return choices
 
     # -- faults --

@@ -23,12 +23,21 @@ from profiler.loadtest.plots import Run
 from profiler.loadtest.report_file import Report
 from profiler.loadtest.result import Result
 from profiler.loadtest.schedule import Planned
-from profiler.loadtest.workload import load
+from profiler.loadtest.workload import Workload, load
+from proxy.config import load as load_config
 from proxy.load_job import LoadJob
+from proxy.load_target import Server
+from proxy.virtual.target import Virtual
 
 
 @click.command("loadtest")
 @click.option("--url", help="The server's address, such as http://127.0.0.1:8000.")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="Instead of a server: the fleet's YAML file, simulated in virtual time.",
+)
 @click.option("--workload", "workload_path", type=click.Path(path_type=Path), help="What to send: a YAML file.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report; default: loadtest-DATE-TIME.")
 @click.option("--model", help="Beats the workload's; default: the first that the server lists.")
@@ -44,6 +53,7 @@ from proxy.load_job import LoadJob
 )
 def command(
     url: str | None,
+    config_path: Path | None,
     workload_path: Path | None,
     out: Path | None,
     model: str | None,
@@ -59,20 +69,33 @@ def command(
     if compare:
         _compare(compare, out)
         return
-    if url is None or workload_path is None:
-        raise click.UsageError("give --url and --workload, or --compare with two folders")
+    if (url is None) == (config_path is None) or workload_path is None:
+        raise click.UsageError("give --workload with either --url or --config, or --compare with two folders")
+    if config_path is not None and api_key is not None:
+        raise click.UsageError("--api-key is for a server: there is none with --config")
     workload = load(workload_path)
+    model = model or workload.model or ""
+    virtual = _virtual(config_path, workload, model) if config_path is not None else None
     folder = out or Path(f"loadtest-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     _allow_many_sockets()
 
     async def work() -> Report:
-        job = LoadJob(url, workload, folder, Terminal(), model=model, api_key=api_key)
+        target = virtual or Server(url or "", model=model, api_key=api_key, timeout_s=workload.timeout_s)
+        job = LoadJob(target, workload, folder, Terminal())
         running = job.search(probe_seconds, attain, resolution) if find_max else job.once()
         return await _until_interrupted(running, job.stop)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print_report(runner.run(work()))
+    for note in virtual.notes if virtual is not None else ():
+        click.echo(note)
     click.echo(f"wrote {folder}/{report_file.PAGE}, {report_file.SUMMARY} and {report_file.ROWS}")
+
+
+def _virtual(config_path: Path, workload: Workload, model: str) -> Virtual:
+    return Virtual(
+        str(config_path), load_config(config_path), model=model, seed=workload.seed, timeout_s=workload.timeout_s
+    )
 
 
 async def _until_interrupted(running: Coroutine[None, None, Report], stop: asyncio.Event) -> Report:

@@ -109,7 +109,7 @@ async def _live(world: World, policy: str, process: str, seed: int) -> list[Row]
     loop, registry = asyncio.get_running_loop(), Registry.installed()
     fleet = simulated_backends(load(world.files.truth, {}), LoopClock(loop), Simulation(seed=7))
     traces: dict[str, Trace] = {}
-    config = load(_config(world.files, policy), {})
+    config = load(configured(world.files, policy), {})
     service = await in_process_service(
         config,
         fleet,
@@ -117,7 +117,7 @@ async def _live(world: World, policy: str, process: str, seed: int) -> list[Row]
         on_trace=lambda trace: traces.__setitem__(str(trace.request_id), trace),
         few_chunks=True,
         seed=11,
-        chooser=_chooser(policy, world, fleet, registry),
+        chooser=chooser(policy, world, fleet, registry),
     )
     if policy == "without online correction":
         policies.without_correction(service.catalog.backends)
@@ -130,13 +130,13 @@ async def _live(world: World, policy: str, process: str, seed: int) -> list[Row]
     return sorted(caller.rows, key=lambda row: row.index)
 
 
-def _config(files: fleets.FleetFiles, policy: str) -> Path:
+def configured(files: fleets.FleetFiles, policy: str) -> Path:
     if policy == "without early stop":
         return files.patient
     return files.in_turn if policy in FIXED or policy == "without priorities" else files.config
 
 
-def _chooser(policy: str, world: World, fleet: Mapping[str, SimulatedBackend], registry: Registry) -> Chooser:
+def chooser(policy: str, world: World, fleet: Mapping[str, SimulatedBackend], registry: Registry) -> Chooser:
     if policy in FIXED:
         return policies.fixed(FIXED[policy], registry)
     if policy in BY_DEADLINE:

@@ -21,6 +21,7 @@ from profiler.loadtest.workload import load
 from proxy.cli.loadtest import Terminal, command, print_report
 from proxy.load_callers import Unreachable
 from proxy.load_job import LoadJob
+from proxy.load_target import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60
@@ -41,7 +42,9 @@ def workload(folder: Path, **members: Any) -> Path:
 
 
 def job(url: str, folder: Path, name: str = "out", **members: Any) -> LoadJob:
-    return LoadJob(url, load(workload(folder, **members)), folder / name, Terminal())
+    told = load(workload(folder, **members))
+    server = Server(url, model=told.model or "", timeout_s=told.timeout_s)
+    return LoadJob(server, told, folder / name, Terminal())
 
 
 def constant(rate: float, for_s: float) -> dict[str, Any]:
@@ -144,7 +147,7 @@ async def test_nobody_there(fleet: Fleet, tmp_path: Path) -> None:
 
 def test_it_asks_for_what_it_needs(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [])
-    assert result.exit_code == 2 and "give --url and --workload, or --compare" in result.output
+    assert result.exit_code == 2 and "give --workload with either --url or --config, or --compare" in result.output
     result = CliRunner().invoke(command, ["--compare", str(tmp_path), str(tmp_path)])
     assert isinstance(result.exception, LoadTestError) and "is no folder of a load test" in str(result.exception)
 
@@ -153,3 +156,63 @@ async def test_find_max_cannot_replay(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("at_s,prompt_tokens,output_tokens\n0,1,1\n")
     with pytest.raises(LoadTestError, match="cannot replay a trace"):
         await job("http://x", tmp_path, arrivals={"trace": "t.csv"}).search(1, 0.95, 0.05)
+
+
+SIMULATED = str(ROOT / "examples/simulated-fleet.yaml")
+
+
+def test_without_a_server_a_fleet_is_simulated_in_virtual_time(tmp_path: Path) -> None:
+    arrivals = {"process": "poisson", "rate": 20, "for_s": 10}
+    path = workload(tmp_path, task="tinymath", arrivals=arrivals, model="tinymath")
+    result = CliRunner().invoke(
+        command, ["--config", SIMULATED, "--workload", str(path), "--out", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "attainment" in result.output and "report.html" in result.output
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["url"] == f"virtual time: {SIMULATED}" and summary["model"] == "tinymath"
+    assert summary["overall"]["sent"] > 150 and summary["late"]["p99_ms"] == pytest.approx(0, abs=1e-6)
+    assert summary["overall"]["accuracy"]["total"] == summary["overall"]["sent"]
+    assert "<th>voted</th>" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_simulated_fleet_has_a_highest_rate_too(tmp_path: Path) -> None:
+    classes = [{"name": "voted", "slo": {"latency_ms": 400}, "tts": {"strategy": "self-consistency", "n": 16}}]
+    path = workload(tmp_path, task="tinymath", classes=classes, arrivals=constant(100, 5), model="tinymath-m")
+    out = tmp_path / "out"
+    told = ["--config", SIMULATED, "--workload", str(path), "--out", str(out)]
+    result = CliRunner().invoke(command, [*told, "--find-max", "--probe-seconds", "2", "--resolution", "0.5"])
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "summary.json").read_text())["found_max"]
+    assert found["rate_per_s"] is not None and found["too_much_per_s"] > found["rate_per_s"]
+
+
+def test_what_is_not_simulated_is_said(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "examples/simulated-fleet.yaml").read_text())
+    config["admission"] = {"max_in_flight": 4}
+    for model in config["models"]:
+        for backend in model.get("backends", []):
+            backend["profile"] = str(ROOT / "examples" / backend["profile"])
+        model.pop("quality", None)
+        model.pop("tokenizer", None)
+    scorer = {"name": "judge-of-steps", "kind": "process", "url": "http://127.0.0.1:9999", "model": "prm"}
+    config["models"][1]["reward_model"] = [scorer]
+    fleet_path = tmp_path / "fleet.yaml"
+    fleet_path.write_text(yaml.safe_dump(config))
+    path = workload(tmp_path, task="tinymath", model="tinymath", arrivals=constant(40, 2))
+    result = CliRunner().invoke(
+        command, ["--config", str(fleet_path), "--workload", str(path), "--out", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "tinymath-m has no quality table: its questions and answers are invented" in result.output
+    assert "no plan uses judge-of-steps" in result.output
+    assert "admission.max_in_flight" in result.output
+
+
+@pytest.mark.parametrize(
+    "told",
+    [["--config", "fleet.yaml"], ["--workload", "w.yaml"], ["--url", "http://x", "--config", "y", "--workload", "z"]],
+)
+def test_a_load_test_is_of_a_server_or_of_a_configuration(told: list[str]) -> None:
+    result = CliRunner().invoke(command, told)
+    assert result.exit_code == 2 and "give --workload with either --url or --config" in result.output
