@@ -27,6 +27,7 @@ from profiler.loadtest.workload import Workload, load
 from proxy.config import load as load_config
 from proxy.load_job import LoadJob
 from proxy.load_target import Server
+from proxy.simulated_fleet import Simulation
 from proxy.virtual.target import Virtual
 
 
@@ -40,6 +41,7 @@ from proxy.virtual.target import Virtual
 )
 @click.option("--workload", "workload_path", type=click.Path(path_type=Path), help="What to send: a YAML file.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report; default: loadtest-DATE-TIME.")
+@click.option("--noise/--no-noise", default=True, help="With --config: vary each engine's pace as its profile says.")
 @click.option("--model", help="Beats the workload's; default: the first that the server lists.")
 @click.option("--api-key", help="Sent as a bearer token.")
 @click.option("--find-max", is_flag=True, help="Search the highest rate at which the SLOs are attained.")
@@ -56,6 +58,7 @@ def command(
     config_path: Path | None,
     workload_path: Path | None,
     out: Path | None,
+    noise: bool,
     model: str | None,
     api_key: str | None,
     find_max: bool,
@@ -75,7 +78,7 @@ def command(
         raise click.UsageError("--api-key is for a server: there is none with --config")
     workload = load(workload_path)
     model = model or workload.model or ""
-    virtual = _virtual(config_path, workload, model) if config_path is not None else None
+    virtual = _virtual(config_path, workload, model, noise=noise) if config_path is not None else None
     folder = out or Path(f"loadtest-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     _allow_many_sockets()
 
@@ -92,10 +95,10 @@ def command(
     click.echo(f"wrote {folder}/{report_file.PAGE}, {report_file.SUMMARY} and {report_file.ROWS}")
 
 
-def _virtual(config_path: Path, workload: Workload, model: str) -> Virtual:
-    return Virtual(
-        str(config_path), load_config(config_path), model=model, seed=workload.seed, timeout_s=workload.timeout_s
-    )
+def _virtual(config_path: Path, workload: Workload, model: str, *, noise: bool) -> Virtual:
+    """Engines are drawn with the workload's seed, too."""
+    how, config = Simulation(seed=workload.seed, noise=noise), load_config(config_path)
+    return Virtual(str(config_path), config, model=model, how=how, timeout_s=workload.timeout_s)
 
 
 async def _until_interrupted(running: Coroutine[None, None, Report], stop: asyncio.Event) -> Report:

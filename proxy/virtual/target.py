@@ -24,9 +24,17 @@ class Virtual:
     """Implements `proxy.load_target.Target`. Every run is of an idle fleet that has learned nothing yet. `notes`: what
     a run is not; complete after the last one. `model` empty: the configuration's first."""
 
-    def __init__(self, name: str, config: Config, *, model: str = "", seed: int = 0, timeout_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        *,
+        model: str = "",
+        how: Simulation | None = None,
+        timeout_s: float = 120.0,
+    ) -> None:
         self.url, self.model = f"virtual time: {name}", model
-        self._config, self._seed, self._timeout_s = config, seed, timeout_s
+        self._config, self._how, self._timeout_s = config, how or Simulation(), timeout_s
         self._registry = Registry.installed()
         self._most_under_way = 0
 
@@ -60,8 +68,7 @@ class Virtual:
         """Nothing is missing."""
 
     def _fleet(self) -> VirtualFleet:
-        how = Simulation(seed=self._seed)
-        return VirtualFleet.of(self._config, how, registry=self._registry, seed=self._seed)
+        return VirtualFleet.of(self._config, self._how, registry=self._registry, seed=self._how.seed)
 
     @property
     def notes(self) -> list[str]:
