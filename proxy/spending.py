@@ -20,7 +20,7 @@ class Spending:
     def __init__(self, gpu_time: GpuTime, pricing: Pricing, now: Callable[[], float]) -> None:
         self._gpu_time, self._pricing, self._now = gpu_time, pricing, now
         self._opened_at = self._settled_at = now()
-        self._settled = gpu_time.spent()
+        self._settled = GpuSeconds(0.0, 0.0, 0.0)  # also what passed between the opening of the other and of this
         self._usd = [0.0] * len(KINDS)
         self._unknown: str | None = None
 
