@@ -107,8 +107,10 @@ class LoadJob:
             ran = await self._target.send(planned, watch, self.stop)
         await self._complete(ran, planned)
         report_file.write_rows(ran.results, self._folder)
-        url, model = self._target.url, self._target.model
-        report = report_file.report(workload, planned, ran, url=url, model=model, started_at=started_at)
+        target = self._target
+        report = report_file.report(
+            workload, planned, ran, url=target.url, model=target.model, started_at=started_at, notes=target.notes
+        )
         return _Measured(ran, report)
 
     async def _complete(self, ran: Ran, planned: Schedule) -> None:

@@ -30,6 +30,11 @@ class Target(Protocol):
         """Everything, or until `stop` is set."""
         ...
 
+    @property
+    def notes(self) -> list[str]:
+        """What the last run was not, for its report."""
+        ...
+
     async def complete(self, results: list[Result], step: Callable[[], None]) -> None:
         """With what answers do not tell; `step` after each."""
         ...
@@ -58,6 +63,10 @@ class Server:
 
     async def send(self, planned: Schedule, watch: Watch, stop: asyncio.Event) -> Ran:
         return await run(planned, self._caller, watch=watch, stop=stop)
+
+    @property
+    def notes(self) -> list[str]:
+        return []
 
     async def complete(self, results: list[Result], step: Callable[[], None]) -> None:
         await self._caller.read_traces(results, step)

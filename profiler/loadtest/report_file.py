@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Lateness(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a run. `started_at`: Unix seconds; `workload`: as validated."""
+    """What is known of a run. `started_at`: Unix seconds; `workload`: as validated; `notes`: what it was not."""
 
     schema: int = SCHEMA
     url: str
@@ -50,6 +51,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     over_time: list[Bucket]
     found_max: FoundMax | None = None
     workload: dict[str, Any] = {}
+    notes: list[str] = []
 
     @property
     def interrupted(self) -> bool:
@@ -85,6 +87,7 @@ def report(
     model: str,
     started_at: float,
     found_max: FoundMax | None = None,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Raises GeneratorLate, LoadTestError."""
     late = lateness(ran.results, workload.max_late_ms)
@@ -111,6 +114,7 @@ def report(
         over_time=buckets(results, ran.lasted_s),
         found_max=found_max,
         workload=workload.model_dump(mode="json", exclude_defaults=True),
+        notes=list(notes),
     )
 
 

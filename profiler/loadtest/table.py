@@ -132,7 +132,7 @@ def found(one: FoundMax) -> str:
 
 def notes(report: Report) -> list[str]:
     """What a reader must know before believing the figures."""
-    told = []
+    told = list(report.notes)
     if report.interrupted:
         told.append(
             f"Interrupted after {report.lasted_s:.1f} s: {report.unsent} requests were not sent and "

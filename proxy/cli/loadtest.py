@@ -41,8 +41,8 @@ from proxy.virtual.target import Virtual
 )
 @click.option("--workload", "workload_path", type=click.Path(path_type=Path), help="What to send: a YAML file.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report; default: loadtest-DATE-TIME.")
-@click.option("--noise/--no-noise", default=True, help="With --config: vary each engine's pace as its profile says.")
-@click.option("--model", help="Beats the workload's; default: the first that the server lists.")
+@click.option("--noise/--no-noise", default=None, help="With --config: vary each engine's pace, as by default, or not.")
+@click.option("--model", help="Beats the workload's; default: the first that the server lists, or the file.")
 @click.option("--api-key", help="Sent as a bearer token.")
 @click.option("--find-max", is_flag=True, help="Search the highest rate at which the SLOs are attained.")
 @click.option("--probe-seconds", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Each rate's time.")
@@ -58,7 +58,7 @@ def command(
     config_path: Path | None,
     workload_path: Path | None,
     out: Path | None,
-    noise: bool,
+    noise: bool | None,
     model: str | None,
     api_key: str | None,
     find_max: bool,
@@ -76,9 +76,11 @@ def command(
         raise click.UsageError("give --workload with either --url or --config, or --compare with two folders")
     if config_path is not None and api_key is not None:
         raise click.UsageError("--api-key is for a server: there is none with --config")
+    if url is not None and noise is not None:
+        raise click.UsageError("--noise is for the simulated engines of --config")
     workload = load(workload_path)
     model = model or workload.model or ""
-    virtual = _virtual(config_path, workload, model, noise=noise) if config_path is not None else None
+    virtual = _virtual(config_path, workload, model, noise=noise is not False) if config_path is not None else None
     folder = out or Path(f"loadtest-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     _allow_many_sockets()
 
@@ -90,8 +92,6 @@ def command(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print_report(runner.run(work()))
-    for note in virtual.notes if virtual is not None else ():
-        click.echo(note)
     click.echo(f"wrote {folder}/{report_file.PAGE}, {report_file.SUMMARY} and {report_file.ROWS}")
 
 

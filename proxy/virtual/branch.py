@@ -3,7 +3,8 @@ its place in the line. Its text is read when somebody wants it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from profiler.simulation.asked import Asked
 from profiler.simulation.completion import Choice
@@ -19,7 +20,7 @@ from strategies.base import WHOLE, Generation
 
 class VirtualBranch:
     """Times are the virtual clock's. `error`: why it failed, with the status that an engine answers; `place`: among the
-    generations of its wave."""
+    generations of its wave; `choices`: one, but of an attempt."""
 
     state: BranchState = "running"
     completion_tokens = 0
@@ -41,14 +42,15 @@ class VirtualBranch:
         backend: Backend,
         engine: SimulatedBackend,
         asked: Asked,
-        choice: Choice,
+        choices: Sequence[Choice],
         on_over: Callable[[VirtualBranch], None],
         due_s: float | None,
     ) -> None:
         self.index, self.backend, self.prompt_tokens = index, backend, asked.questions[0].told
-        self._engine, self._top_logprobs, self._choice, self._on_over = engine, asked.top_logprobs, choice, on_over
+        self._engine, self._top_logprobs, self._choice, self._on_over = engine, asked.top_logprobs, choices[0], on_over
+        self._choices = choices
         self.started_at = engine.clock.now()
-        self._mark = backend.gpu_time.enter()
+        self._mark = backend.gpu_time.enter(len(choices))
         self._waits_until = due_s if backend.line is not None else None
         if due_s is not None and backend.line is not None:
             backend.line.join(due_s)
@@ -128,7 +130,46 @@ class VirtualBranch:
 
     def _over(self, state: BranchState) -> None:
         self.state, self.ended_at = state, self._engine.clock.now()
-        self.gpu_seconds = self.backend.gpu_time.leave(self._mark)
+        self.gpu_seconds = self.backend.gpu_time.leave(self._mark, len(self._choices))
         self._seated()
-        self._choice.generation = self._on_progress = None
+        self._on_progress = None
+        for choice in self._choices:
+            choice.generation = None
         self._on_over(self)
+
+
+class VirtualAttempt(VirtualBranch):
+    """A relayed request, whose choices (`n`) the engine runs as so many branches: over once all of them are."""
+
+    def start(self, interval: int, priority: int) -> None:
+        self._left, self._tokens = len(self._choices), [0] * len(self._choices)
+        try:
+            for number, choice in enumerate(self._choices):
+                told = partial(self._choice_told, number)
+                choice.generation = self._engine.engine.submit(choice.prompt, choice.tokens, interval, told, priority)
+        except QueueFull:
+            self.error = 503, "the engine's queue is full"
+            self._cancel_generations()
+            self._over("failed")
+
+    def cancel(self) -> None:
+        if self.state == "running":
+            running = [choice.generation.tokens if choice.generation is not None else 0 for choice in self._choices]
+            self.completion_tokens = sum(map(max, running, self._tokens))
+            self._cancel_generations()
+            self._over("cancelled")
+
+    @property
+    def text(self) -> str:
+        """The first choice's."""
+        return self._choice.between(0, self._tokens[0])
+
+    def _cancel_generations(self) -> None:
+        for choice in self._choices:
+            if choice.generation is not None:
+                choice.generation.cancel()
+
+    def _choice_told(self, number: int, tokens: int, last: bool) -> None:
+        self._tokens[number] = tokens
+        self._left -= last
+        self._told(sum(self._tokens), not self._left)

@@ -1,6 +1,7 @@
 """One request's life in virtual time: `proxy.scale` and `proxy.passing` without what travels between them and engines.
 
-What may fail there cannot here, but for an engine whose queue is full. Its answer is a row of a load test.
+Of what may fail there only an engine's full queue can here, and its request is planned again at once: no breaker opens
+and nobody pauses before a retry. Its answer is a row of a load test.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from proxy.line import Dues
 from proxy.passing import fastest, usable
 from proxy.plans import Ask, Decision, NoCandidate, Plan
 from proxy.scale_told import slo_status
-from proxy.virtual.branch import VirtualBranch
+from proxy.virtual.branch import VirtualAttempt, VirtualBranch
 from proxy.virtual.fleet import VirtualFleet
 from proxy.virtual.sampling import Sampling
 from proxy.virtual.steps import Pause, Steps
@@ -55,6 +56,7 @@ class VirtualRequest:
         self._result.sent_s = planned.at_s
         self._branches: list[VirtualBranch] = []  # of all plans
         self._sampling: Sampling | None = None
+        self._passed_through = False
         self._steps = Steps(self._live(), fleet.clock, self._over)
         self._patience_s = timeout_s
         self._leaves = planned.leave_after_s is not None and planned.leave_after_s < timeout_s
@@ -110,9 +112,9 @@ class VirtualRequest:
         except ProxyError as error:
             refused = isinstance(error, SloInfeasible)
             result.outcome, result.status = ("refused" if refused else "error"), error.http_status
-            result.error = f"{error.http_status} {error.code or error.type}"
+            result.error, result.predicted_ms = f"{error.http_status} {error.code or error.type}", None
         except Refused as error:
-            result.status, result.error = error.status, f"{error.status} {error.kind}"
+            result.status, result.error, result.predicted_ms = error.status, f"{error.status} {error.status}", None
         result.latency_ms = (self._fleet.clock.now() - self._arrived_at) * 1e3
 
     async def _scale(self, kind: Kind, wording: Wording) -> None:
@@ -148,7 +150,6 @@ class VirtualRequest:
             raise Unavailable("No backend can serve the request now.")
         if first and ask.slo.strict and not decision.feasible:
             self._plan(decision.plan)
-            self._result.predicted_ms = None
             raise SloInfeasible("No plan meets the SLO now.", retry_after_s=1)
         return decision
 
@@ -168,6 +169,7 @@ class VirtualRequest:
             room=room(plan.backend, wording.tokens),
             answers_wanted=call.answers_wanted,
             seed=self._planned.body.get("seed"),
+            priority=self._planned.body.get("priority"),
         )
         try:
             outcome = await strategy.run(run)
@@ -193,32 +195,28 @@ class VirtualRequest:
 
     async def _pass_through(self, kind: Kind, wording: Wording) -> None:
         """Raises ProxyError, Refused."""
-        fleet = self._fleet
+        fleet, self._passed_through = self._fleet, True
         left = usable(kind.call, kind.models)
         while left:
             served, backend = fastest(left, fleet.rng)
             left.remove((served, backend))
             engine = fleet.engines[backend.name]
             self._result.strategy, self._result.n, self._result.backend = "none", 1, backend.name
-            self._result.slo_status = "none"
-            pause, over = Pause(), list[VirtualBranch]()
+            self._result.slo_status = None if self._planned.stream else "none"  # as the proxy's headers tell
+            pause = Pause()
 
-            def ended(branch: VirtualBranch, pause: Pause = pause, over: list[VirtualBranch] = over) -> None:
-                over.append(branch)
+            def ended(_: VirtualBranch, pause: Pause = pause) -> None:
                 pause.wake()
 
             asked = wording.passed_through(served, engine)
             choices = engine.draw(asked, self._planned.body.get("seed"))
-            started = [
-                VirtualBranch(i, backend, engine, asked, choice, ended, None) for i, choice in enumerate(choices)
-            ]
-            self._branches += started
-            for branch in started:
-                branch.start(0, 0)
-            while len(over) < len(started):
+            attempt = VirtualAttempt(0, backend, engine, asked, choices, ended, None)
+            self._branches.append(attempt)
+            attempt.start(0, self._planned.body.get("priority") or 0)
+            while attempt.state == "running":
                 await pause
-            if not any(branch.error for branch in started):
-                self._say(started[0], live=True)
+            if attempt.error is None:
+                self._say(attempt, live=True)
                 return
         raise UpstreamFailed("No backend could answer.")
 
@@ -254,8 +252,10 @@ class VirtualRequest:
             part = self._part([branch for branch in branches if branch.backend.name == name])
             parts.append(part)
             costs.append(ledgers.cost_usd(part.rate, part.attributed_gpu_s, part.prompt_tokens, None, part.tokens))
-        result.cost_usd = ledgers.total(costs)
-        result.exclusive_usd = ledgers.of_request(parts).exclusive.usd
+        told = ledgers.of_request(parts)
+        # Of what is passed through a trace alone tells the cost, and that of the GPU's time.
+        result.cost_usd = told.attributed.usd if self._passed_through else ledgers.total(costs)
+        result.exclusive_usd = told.exclusive.usd
 
     def _part(self, branches: list[VirtualBranch]) -> Part:
         now = self._fleet.clock.now()

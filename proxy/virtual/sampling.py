@@ -26,7 +26,7 @@ E = TypeVar("E")
 
 class Sampling:
     """One plan being executed: the `strategies.Context` of its strategy, and the record of all that it did. `letters`:
-    what is asked of which engine; `decide_by`: when arrivals end; `seed`: the client's own."""
+    what is asked of which engine; `decide_by`: when arrivals end; `seed`, `priority`: the client's own."""
 
     def __init__(
         self,
@@ -42,14 +42,16 @@ class Sampling:
         room: int | None,
         answers_wanted: int,
         seed: int | None,
+        priority: int | None,
     ) -> None:
         self.backend = backend
         self.branches: list[VirtualBranch] = []
         self.cut_by_deadline = False
-        self.fault: InvalidRequest | None = None
+        self.fault: InvalidRequest | Refused | None = None
         self._fleet, self._clock, self._letters, self._grouper = fleet, fleet.clock, letters, grouper
         self._decide_by, self._dues, self._question = decide_by, dues, question
         self._max_tokens, self._room, self._wanted, self._seed = max_tokens, room, answers_wanted, seed
+        self._priority = priority
         self._time_is_up = False
 
     # -- strategies.Context --
@@ -120,18 +122,15 @@ class Sampling:
         index = len(self.branches)
         try:
             backend, asked = self._letters.of(generation, self.backend)
-        except InvalidRequest as error:
+        except (InvalidRequest, Refused) as error:
             self.fault = error
-            return None
-        except Refused as error:
-            self.fault = InvalidRequest(str(error))
             return None
         except ProxyError:
             return None
         engine = self._fleet.engines[backend.name]
         own_seed = None if self._seed is None or generation.prompt is not None else self._seed + index
-        [choice, *_] = engine.draw(asked, own_seed)
-        branch = VirtualBranch(index, backend, engine, asked, choice, on_over, self._dues.of(index))
+        choices = engine.draw(asked, own_seed)
+        branch = VirtualBranch(index, backend, engine, asked, choices, on_over, self._dues.of(index))
         branch.generation = generation
         if on_progress is not None:
             branch.tell_progress(every_tokens, on_progress)
@@ -139,7 +138,9 @@ class Sampling:
         return branch
 
     def priority(self, branch: VirtualBranch) -> int:
-        """As `Service.priority`: by when it is due, for engines that have a line by it."""
+        """The client's own, else, as `Service.priority`, by when it is due, for engines that have a line by it."""
+        if self._priority is not None and branch.generation.prompt is None:
+            return self._priority
         return 0 if branch.backend.line is None else round(self._dues.of(branch.index) * 1e3)
 
 

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from profiler.loadtest import LoadTestError
 from profiler.loadtest.result import Result
 from profiler.loadtest.run import Ran, Watch
 from profiler.loadtest.schedule import Schedule
 from proxy.config import Config
+from proxy.errors import UnknownModel
 from proxy.simulated_fleet import Simulation, made_up_answers
 from proxy.virtual.fleet import VirtualFleet
 from proxy.virtual.traffic import VirtualTraffic
@@ -21,8 +23,8 @@ SLICE_S = 1.0  # of virtual time, between looks at whether to stop
 
 
 class Virtual:
-    """Implements `proxy.load_target.Target`. Every run is of an idle fleet that has learned nothing yet. `notes`: what
-    a run is not; complete after the last one. `model` empty: the configuration's first."""
+    """Implements `proxy.load_target.Target`. Every run is of an idle fleet that has learned nothing yet. `model` empty:
+    the configuration's first."""
 
     def __init__(
         self,
@@ -48,8 +50,12 @@ class Virtual:
         """Nothing is open."""
 
     async def send(self, planned: Schedule, watch: Watch, stop: asyncio.Event) -> Ran:
-        """Raises ConfigError, ProfileError, QualityError."""
+        """Raises ConfigError, ProfileError, QualityError, LoadTestError."""
         traffic = VirtualTraffic(self._fleet(), planned.requests, self.model, timeout_s=self._timeout_s, watch=watch)
+        try:
+            traffic.check()
+        except UnknownModel as error:
+            raise LoadTestError(f"--model: {error.message}") from None
         gc.freeze()  # tables live as long as the run: looking through them again and again takes a third of it
         try:
             while not traffic.over and not stop.is_set():
@@ -59,7 +65,7 @@ class Virtual:
             gc.unfreeze()
         unfinished = traffic.sent - len(traffic.results)
         traffic.stop()
-        self._most_under_way = max(self._most_under_way, traffic.most_under_way)
+        self._most_under_way = traffic.most_under_way
         whole = traffic.sent == len(planned.requests) and not unfinished
         lasted_s = planned.lasts_s if whole else max(min(planned.lasts_s, traffic.now_s), 1e-9)
         return Ran(traffic.results, lasted_s, unfinished, len(planned.requests) - traffic.sent)

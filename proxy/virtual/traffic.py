@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from profiler.loadtest.result import Result
 from profiler.loadtest.run import Watch
 from profiler.loadtest.schedule import Planned
+from profiler.simulation.asked import Refused
+from proxy.errors import ProxyError, UnknownModel
 from proxy.probe import LOAD_EVERY_S
 from proxy.virtual.fleet import VirtualFleet
 from proxy.virtual.request import VirtualRequest
@@ -43,6 +45,16 @@ class VirtualTraffic:
     def now_s(self) -> float:
         """Since the start."""
         return self._fleet.clock.now() - self._began_s
+
+    def check(self) -> None:
+        """Raises UnknownModel where nobody serves the model that is asked for."""
+        try:
+            for planned in self._requests[:1]:
+                self._wordings.of(planned)
+        except UnknownModel:
+            raise
+        except (ProxyError, Refused):
+            pass  # of this request, and told in its row
 
     def run(self, for_s: float = float("inf")) -> None:
         """So many seconds further, or to the end."""

@@ -25,8 +25,8 @@ from strategies.base import GREEDY, WHOLE, Generation
 
 CHAT = "/v1/chat/completions"
 # Of a body: what is told apart otherwise, or makes no difference to what an engine reads.
-NOT_SHAPE = ("messages", "stream", "stream_options", "seed")
-MOST = 16_384  # wordings that are remembered: made-up prompts differ all
+NOT_SHAPE = ("messages", "stream", "stream_options", "seed", "priority")
+MOST = 4096  # wordings that are remembered, of questions: made-up prompts differ all
 
 
 @dataclass(slots=True)
@@ -72,6 +72,8 @@ class Wordings:
         kind = self._kinds.get(key)
         if kind is None:
             kind = self._kinds[key] = self._kind(planned)
+        if planned.question is None:
+            return kind, self._wording(kind, planned)
         prompt = kind.shape, planned.prompt
         wording = self._known.get(prompt)
         if wording is None:

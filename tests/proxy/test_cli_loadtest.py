@@ -207,6 +207,15 @@ def test_what_is_not_simulated_is_said(tmp_path: Path) -> None:
     assert "tinymath-m has no quality table: its questions and answers are invented" in result.output
     assert "no plan uses judge-of-steps" in result.output
     assert "admission.max_in_flight" in result.output
+    notes = json.loads((tmp_path / "out/summary.json").read_text())["notes"]
+    assert len(notes) == 4 and all(note in (tmp_path / "out/report.html").read_text() for note in notes[-1:])
+
+
+def test_a_model_that_the_file_does_not_have(tmp_path: Path) -> None:
+    told = ["--config", SIMULATED, "--workload", str(workload(tmp_path, task="tinymath")), "--out", str(tmp_path / "o")]
+    result = CliRunner().invoke(command, [*told, "--model", "nobody"])
+    assert isinstance(result.exception, LoadTestError)
+    assert "--model: The model `nobody` does not exist. This proxy serves: tinymath," in str(result.exception)
 
 
 @pytest.mark.parametrize(
