@@ -14,15 +14,14 @@ import msgspec
 
 from proxy.backend import Backend
 from proxy.confidence import Confidence
+from proxy.metered_branch import BranchState, MeteredBranch
 from proxy.reliability.retrying import RETRIED_STATUS, Failure, failure_of, failure_of_status, tell
 from proxy.sse import DONE, EventSplitter, EventTooLarge
-from proxy.unseen_tokens import FEW, since_last_chunk
+from proxy.unseen_tokens import since_last_chunk
 from proxy.upstream.connection import Exchange, Headers
 from proxy.upstream.errors import BadResponse, UpstreamError
 from strategies.answers import CLOSE, OPEN
-from strategies.base import WHOLE, Generation
 
-BranchState = Literal["running", "completed", "truncated", "cancelled", "failed"]
 MAX_ERROR_BODY = 256 * 1024
 MAX_BRANCH_BYTES = 256 * 1024 * 1024  # of its stream, which is kept until the request ends
 
@@ -62,19 +61,13 @@ class StreamFault(UpstreamError):
     """The stream ended early, told an error, or was not what a completion stream is."""
 
 
-class BranchStream:
+class BranchStream(MeteredBranch):
     """State of one branch; times are in the clock's seconds. `events`: the payloads, in order, without [DONE]."""
 
-    # Class-level defaults, not slots: sixteen of these are made per request, and most never change most of these.
-    state: BranchState = "running"
     finish_reason: str | None = None
     prompt_tokens = 0
     cached_tokens: int | None = None
-    completion_tokens = 0
     unseen_tokens = 0  # estimated: generated after the last chunk of a branch that did not end by itself
-    first_token_at: float | None = None
-    ended_at: float | None = None
-    gpu_seconds = 0.0
     error: UpstreamError | None = None
     refusal: tuple[int, bytes] | None = None
     refused_for_s: float | None = None  # its Retry-After
@@ -86,12 +79,9 @@ class BranchStream:
     reasons_apart = False  # the engine tells reasoning from content
     interval = 1  # tokens from chunk to chunk
     wave = 0  # which of the request's fan-outs it belongs to
-    generation: Generation = WHOLE
     confidence: Confidence | None = None
     _told_tokens = 0
-    _first_tokens = 0  # in the first chunk that had any
     _thinking_tokens = 0  # when the last thinking that has ended did
-    _last_token_at = 0.0
     _every_tokens = 0
     _on_progress: Callable[[BranchStream], None] | None = None
     _status = 0
@@ -100,7 +90,6 @@ class BranchStream:
     _done_seen = False
     _reasoning: list[str] | None = None
     _done = False
-    _waits_until: float | None = None  # in the backend's line
 
     def __init__(
         self,
@@ -111,20 +100,14 @@ class BranchStream:
         on_event: Callable[[bytes], None] | None = None,
         due_s: float | None = None,
     ) -> None:
-        self.index = index
-        self.backend = backend
+        super().__init__(index, backend, clock(), due_s)
         self.events: list[bytes] = []
         self._clock = clock
         self._on_over: Callable[[BranchStream], None] | None = on_over
         self._on_event = on_event
         self._splitter = EventSplitter()
         self._content: list[str] = []
-        self.started_at = clock()
-        self.mark = backend.gpu_time.enter()
         self._health_mark = backend.health.begin()
-        if due_s is not None and backend.line is not None:
-            backend.line.join(due_s)
-            self._waits_until = due_s
 
     @property
     def text(self) -> str:
@@ -154,7 +137,6 @@ class BranchStream:
 
     @property
     def spoke(self) -> bool:
-        """It has said something."""
         return bool(self.events)
 
     @property
@@ -263,8 +245,7 @@ class BranchStream:
         if self.completion_tokens or said:
             self._last_token_at = self._clock()
             if self.first_token_at is None:
-                self.first_token_at, self._first_tokens = self._last_token_at, self.completion_tokens
-                self._seated()
+                self._begins(self._last_token_at)
                 if self.backend.health.state == "half-open":
                     self.backend.health.alive(self._health_mark)
         if choice.finish_reason is not None:
@@ -275,12 +256,6 @@ class BranchStream:
         if self._on_progress is not None and self.completion_tokens - self._told_tokens >= self._every_tokens:
             self._told_tokens = self.completion_tokens
             self._on_progress(self)
-
-    def _seated(self) -> None:
-        """It waits no more."""
-        if self._waits_until is not None and self.backend.line is not None:
-            self.backend.line.leave(self._waits_until)
-            self._waits_until = None
 
     def _read(self, choice: _Choice) -> bool:
         """Keep the chunk's text (one chunk may end the reasoning and begin the content); whether there was any."""
@@ -307,14 +282,6 @@ class BranchStream:
         at = tail.rfind(CLOSE)
         return at >= 0 and at + len(CLOSE) > len(tail) - len(last)
 
-    @property
-    def pace_s(self) -> float | None:
-        """Seconds per token after the first chunk; None where too few came, or all at once, to tell."""
-        decoded = self.completion_tokens - self._first_tokens
-        if self.first_token_at is None or decoded < FEW:
-            return None
-        return (self._last_token_at - self.first_token_at) / decoded or None
-
     def _count_unseen(self, first_at: float, ended_at: float) -> None:
         """At the end: its own pace where it has one, else the backend's."""
         decoded, decoding_s = self.completion_tokens - self._first_tokens, self._last_token_at - first_at
@@ -335,10 +302,8 @@ class BranchStream:
 
     def _over(self, state: BranchState) -> None:
         self._done = True
-        self.state = state
-        self.ended_at = now = self._clock()
-        self.gpu_seconds = self.backend.gpu_time.leave(self.mark)
-        self._seated()
+        now = self._clock()
+        self._leave(state, now)
         self._tell_health(now)
         if self.first_token_at is not None:
             self._count_unseen(self.first_token_at, now)

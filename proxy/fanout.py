@@ -17,12 +17,13 @@ from proxy.branch import BranchStream
 from proxy.confidence import Confidence
 from proxy.errors import ClientGone, InvalidRequest, ProxyError
 from proxy.line import Dues
+from proxy.metered_branch import FINISHED
+from proxy.plan_run import PlanRun
 from proxy.scoring import Scoring
 from proxy.tool_answer import tool_answer
 from strategies.answers import Grouper
 from strategies.base import WHOLE, Answer, Branch, Generation, NoScore, Progress, Scorer
 
-FINISHED = ("completed", "truncated")
 E = TypeVar("E")
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class _Open(Protocol):
     def end(self) -> None: ...
 
 
-class Run:
+class Run(PlanRun[BranchStream]):
     """One plan being executed: the `strategies.Context` of its strategy, and the record of all that it did.
 
     `decide_by`: loop time at which arrivals end; None: no deadline. `dues`: what orders its branches among those that
@@ -85,9 +86,16 @@ class Run:
         interval: Callable[[int], int] = lambda every_tokens: 1,
         replacing: Replacing | None = None,
     ) -> None:
-        self.backend = backend
-        self.branches: list[BranchStream] = []
-        self.cut_by_deadline = False
+        loop = asyncio.get_running_loop()
+        super().__init__(
+            backend,
+            loop.time,
+            decide_by=decide_by,
+            question=question,
+            max_tokens=max_tokens,
+            room=room,
+            answers_wanted=answers_wanted,
+        )
         self.waves = 0
         self.first_row = 0  # of its branches in the trace: earlier plans may have left theirs
         self.notes: list[str] = []
@@ -98,47 +106,17 @@ class Run:
         self.attempt: Literal["retry"] | None = None  # of its branches: an earlier plan of the request failed
         self._requests = requests
         self._grouper = grouper
-        self._decide_by = decide_by
         self._dues = dues
         self._clock = clock
-        self._question = question
-        self._max_tokens = max_tokens
-        self._room = room
         self._top_logprobs = top_logprobs
-        self._answers_wanted = answers_wanted
         self._on_event = on_event
         self._on_answer = on_answer
         self._interval = interval
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._open: set[_Open] = set()
         self._client_gone = False
-        self._time_is_up = False
-        self.called_off = False
 
     # -- strategies.Context --
-
-    @property
-    def question(self) -> str:
-        return self._question()
-
-    @property
-    def max_tokens(self) -> int | None:
-        return self._max_tokens
-
-    @property
-    def room(self) -> int | None:
-        return self._room
-
-    @property
-    def out_of_time(self) -> bool:
-        """A strategy that is told so stops with less than it would have done: the deadline has cut it."""
-        if self._decide_by is None:
-            return self.called_off
-        # A loop may call a little before the time, by as much as its clock is coarse.
-        if self._time_is_up or self._loop.time() >= self._decide_by:
-            self.cut_by_deadline = True
-            return True
-        return False
 
     def sample(self, what: int | Sequence[Generation]) -> FanOut[Branch]:
         return FanOut(self, _generations(what))
@@ -222,21 +200,6 @@ class Run:
     def cancel_all(self) -> None:
         for branch in self.branches:
             branch.cancel()
-
-    @property
-    def wants_more(self) -> bool:
-        """Fewer whole answers are there than the client wants."""
-        if self._answers_wanted == 1:
-            return False
-        return sum(branch.generation.final for branch in self.finished) < self._answers_wanted
-
-    @property
-    def finished(self) -> list[BranchStream]:
-        return [branch for branch in self.branches if branch.state in FINISHED]
-
-    @property
-    def failed(self) -> list[BranchStream]:
-        return [branch for branch in self.branches if branch.state == "failed"]
 
 
 class _Aside:

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
 from proxy.asking import Question
-from proxy.backend import Backend
 from proxy.correction import Forecast
+from proxy.plan_run import PlanRun
 from proxy.plans import Plan, Predicted
 from proxy.quality_watch import Voted
 from strategies.base import Outcome
 
 
-class Metered(Protocol):
-    """What a branch tells of itself; the clock's seconds."""
-
-    backend: Backend
-    started_at: float
-    first_token_at: float | None
-
-    @property
-    def pace_s(self) -> float | None: ...
-
-
-class Ran(Protocol):
-    """A plan that was run."""
-
-    backend: Backend
-    cut_by_deadline: bool
-
-    @property
-    def branches(self) -> Sequence[Metered]: ...
-    @property
-    def failed(self) -> Sequence[object]: ...
-
-
-def learn_latency(plan: Plan, run: Ran, decided_at: float, percentile: float) -> None:
+def learn_latency(plan: Plan, run: PlanRun[Any], decided_at: float, percentile: float) -> None:
     """Correct the backend's predictions; a run with failed branches is not the one that was predicted."""
     known = plan.single_wave or not plan.predicted.prior  # waves that nobody measured are guessed
     if run.branches and not run.failed and known:
@@ -58,19 +34,19 @@ def learn_latency(plan: Plan, run: Ran, decided_at: float, percentile: float) ->
         plan.backend.correction.observe(took_s, forecast, cut=run.cut_by_deadline, pace=pace)
 
 
-def _pace(run: Ran, predicted: Predicted) -> float | None:
+def _pace(run: PlanRun[Any], predicted: Predicted) -> float | None:
     """Measured over predicted time per token."""
     paces = [b.pace_s for b in run.branches if b.backend is run.backend and b.pace_s is not None]
     return sum(paces) / len(paces) / (predicted.pace_ms / 1e3) if paces and predicted.pace_ms else None
 
 
-def _waited_s(run: Ran) -> float | None:
+def _waited_s(run: PlanRun[Any]) -> float | None:
     """For a seat, on average over the branches; None where some had none yet."""
     waits = [b.first_token_at - b.started_at for b in run.branches if b.first_token_at is not None]
     return sum(waits) / len(waits) if len(waits) == len(run.branches) else None
 
 
-def learn_quality(plan: Plan, run: Ran, outcome: Outcome, asked: Question) -> None:
+def learn_quality(plan: Plan, run: PlanRun[Any], outcome: Outcome, asked: Question) -> None:
     """How the branches agreed tells how right the model is on this task; a run with failed branches is another vote."""
     if plan.branches > 1 and not run.failed:
         agreement = outcome.agreement or 0.0

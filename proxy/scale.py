@@ -245,7 +245,7 @@ async def _execute(
         counted = round(asked.ask.prompt_tokens) if GUESSED not in (asked.note or "") else None
         note_run(exchange.trace, run, exchange.arrived_at, service.catalog.by_name, counted)
     decided_at = service.clock()
-    best = winners(run.branches, run.finished, outcome, call.answers_wanted)
+    best = winners(run, outcome, call.answers_wanted)
     _reason_alike(best, run)
     return Executed(decision, run, outcome, best, decided_at)
 

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
 from proxy import reply
 from proxy.controls import Slo
 from proxy.exchange import Exchange, Executed
+from proxy.plan_run import PlanRun
 from proxy.plans import Decision
 from proxy.trace import Trace
 from proxy.upstream.connection import Headers
 
 
-class Ran(Protocol):
-    """A plan that was run."""
-
-    cut_by_deadline: bool
-
-    @property
-    def finished(self) -> Sequence[object]: ...
-
-
-def slo_status(slo: Slo, decision: Decision, run: Ran, latency_ms: float, cost_usd: float | None) -> str:
+def slo_status(slo: Slo, decision: Decision, run: PlanRun[Any], latency_ms: float, cost_usd: float | None) -> str:
     if not slo.demanding:
         return "none"
     late = slo.latency_ms is not None and latency_ms > slo.latency_ms

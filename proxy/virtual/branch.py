@@ -12,26 +12,16 @@ from profiler.simulation.engine import QueueFull
 from profiler.simulation.logprobs import chat_logprobs
 from profiler.simulation.simulated_backend import SimulatedBackend
 from proxy.backend import Backend
-from proxy.branch import BranchState
 from proxy.confidence import of_chat
-from proxy.unseen_tokens import FEW
-from strategies.base import WHOLE, Generation
+from proxy.metered_branch import BranchState, MeteredBranch
 
 
-class VirtualBranch:
+class VirtualBranch(MeteredBranch):
     """Times are the virtual clock's. `error`: why it failed, with the status that an engine answers; `place`: among the
     generations of its wave; `choices`: one, but of an attempt."""
 
-    state: BranchState = "running"
-    completion_tokens = 0
-    first_token_at: float | None = None
-    ended_at: float | None = None
-    gpu_seconds = 0.0
     error: tuple[int, str] | None = None
-    generation: Generation = WHOLE
     place = 0
-    _first_tokens = 0
-    _last_token_at = 0.0
     _every = 0
     _told_tokens = 0
     _on_progress: Callable[[VirtualBranch], None] | None = None
@@ -46,14 +36,10 @@ class VirtualBranch:
         on_over: Callable[[VirtualBranch], None],
         due_s: float | None,
     ) -> None:
-        self.index, self.backend, self.prompt_tokens = index, backend, asked.questions[0].told
+        super().__init__(index, backend, engine.clock.now(), due_s, len(choices))
+        self.prompt_tokens = asked.questions[0].told
         self._engine, self._top_logprobs, self._choice, self._on_over = engine, asked.top_logprobs, choices[0], on_over
         self._choices = choices
-        self.started_at = engine.clock.now()
-        self._mark = backend.gpu_time.enter(len(choices))
-        self._waits_until = due_s if backend.line is not None else None
-        if due_s is not None and backend.line is not None:
-            backend.line.join(due_s)
 
     def tell_progress(self, every_tokens: int, on_progress: Callable[[VirtualBranch], None]) -> None:
         self._every, self._on_progress = every_tokens, on_progress
@@ -80,11 +66,6 @@ class VirtualBranch:
         self._over("cancelled")
 
     @property
-    def spoke(self) -> bool:
-        """It has said something."""
-        return self.completion_tokens > 0
-
-    @property
     def finish_reason(self) -> str | None:
         return self._choice.finish_reason if self.state in ("completed", "truncated") else None
 
@@ -101,37 +82,21 @@ class VirtualBranch:
         pieces = self._choice.text.pieces(0, self.completion_tokens)
         return of_chat({"content": chat_logprobs(pieces, 0, self._choice.seed, self._top_logprobs)})
 
-    @property
-    def pace_s(self) -> float | None:
-        """Seconds per token after the first; None where too few came to tell."""
-        decoded = self.completion_tokens - self._first_tokens
-        if self.first_token_at is None or decoded < FEW:
-            return None
-        return (self._last_token_at - self.first_token_at) / decoded or None
-
     # -- as the engine tells --
 
     def _told(self, tokens: int, last: bool) -> None:
         now = self._engine.clock.now()
         self.completion_tokens, self._last_token_at = tokens, now
         if self.first_token_at is None:
-            self.first_token_at, self._first_tokens = now, tokens
-            self._seated()
+            self._begins(now)
         if last:
             self._over("truncated" if self._choice.finish_reason == "length" else "completed")
         elif self._on_progress is not None and tokens - self._told_tokens >= self._every:
             self._told_tokens = tokens
             self._on_progress(self)
 
-    def _seated(self) -> None:
-        if self._waits_until is not None and self.backend.line is not None:
-            self.backend.line.leave(self._waits_until)
-            self._waits_until = None
-
     def _over(self, state: BranchState) -> None:
-        self.state, self.ended_at = state, self._engine.clock.now()
-        self.gpu_seconds = self.backend.gpu_time.leave(self._mark, len(self._choices))
-        self._seated()
+        self._leave(state, self._engine.clock.now(), len(self._choices))
         self._on_progress = None
         for choice in self._choices:
             choice.generation = None

@@ -125,7 +125,7 @@ class VirtualRequest:
         while True:
             decision = self._decide(ask, kind, first=ask is whole)
             run, outcome = await self._execute(decision, kind, wording)
-            best = winners(run.branches, run.finished, outcome, kind.call.answers_wanted)
+            best = winners(run, outcome, kind.call.answers_wanted)
             if best:
                 break
             self._raise_unless_replaced(run)

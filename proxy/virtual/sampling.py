@@ -11,8 +11,9 @@ from profiler.simulation.asked import Refused
 from profiler.simulation.clock import Alarm
 from proxy.backend import Backend
 from proxy.errors import InvalidRequest, ProxyError
-from proxy.fanout import FINISHED
 from proxy.line import Dues
+from proxy.metered_branch import FINISHED
+from proxy.plan_run import PlanRun
 from proxy.upstream_body import VOTE_STREAM_INTERVAL
 from proxy.virtual.branch import VirtualBranch
 from proxy.virtual.fleet import VirtualFleet
@@ -24,7 +25,7 @@ from strategies.base import WHOLE, Answer, Branch, Generation, NoScore, Progress
 E = TypeVar("E")
 
 
-class Sampling:
+class Sampling(PlanRun[VirtualBranch]):
     """One plan being executed: the `strategies.Context` of its strategy, and the record of all that it did. `letters`:
     what is asked of which engine; `decide_by`: when arrivals end; `seed`, `priority`: the client's own."""
 
@@ -44,38 +45,20 @@ class Sampling:
         seed: int | None,
         priority: int | None,
     ) -> None:
-        self.backend = backend
-        self.branches: list[VirtualBranch] = []
-        self.cut_by_deadline = False
+        super().__init__(
+            backend,
+            fleet.clock.now,
+            decide_by=decide_by,
+            question=question,
+            max_tokens=max_tokens,
+            room=room,
+            answers_wanted=answers_wanted,
+        )
         self.fault: InvalidRequest | Refused | None = None
         self._fleet, self._clock, self._letters, self._grouper = fleet, fleet.clock, letters, grouper
-        self._decide_by, self._dues, self._question = decide_by, dues, question
-        self._max_tokens, self._room, self._wanted, self._seed = max_tokens, room, answers_wanted, seed
-        self._priority = priority
-        self._time_is_up = False
+        self._dues, self._seed, self._priority = dues, seed, priority
 
     # -- strategies.Context --
-
-    @property
-    def question(self) -> str:
-        return self._question()
-
-    @property
-    def max_tokens(self) -> int | None:
-        return self._max_tokens
-
-    @property
-    def room(self) -> int | None:
-        return self._room
-
-    @property
-    def out_of_time(self) -> bool:
-        if self._decide_by is None:
-            return False
-        if self._time_is_up or self._clock.now() >= self._decide_by:
-            self.cut_by_deadline = True
-            return True
-        return False
 
     def sample(self, what: int | Sequence[Generation]) -> VirtualWave[Branch]:
         return VirtualWave(self, (WHOLE,) * what if isinstance(what, int) else what)
@@ -97,19 +80,6 @@ class Sampling:
     def cancel_all(self) -> None:
         for branch in self.branches:
             branch.cancel()
-
-    @property
-    def finished(self) -> list[VirtualBranch]:
-        return [branch for branch in self.branches if branch.state in FINISHED]
-
-    @property
-    def failed(self) -> list[VirtualBranch]:
-        return [branch for branch in self.branches if branch.state == "failed"]
-
-    @property
-    def wants_more(self) -> bool:
-        """Fewer whole answers are there than the client wants."""
-        return self._wanted > 1 and sum(branch.generation.final for branch in self.finished) < self._wanted
 
     def start(
         self,

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from profiler.profile_file import wide_prior
 from proxy.config import BackendConfig, ConfigError, load
+from proxy.gpu_time import GpuTime
 from proxy.prices import Pricing, Rate, TokenRate
+from proxy.spending import Spending
 
 
 def _configured(folder: Path, **prices: Any) -> BackendConfig:
@@ -96,3 +98,12 @@ def test_at_any_boundary_the_step_that_has_begun_is_in_force(
     begun = bisect_right(starts, at)
     assert rate.gpu_hour_usd == (steps[starts[begun - 1]] if begun else None)
     assert (rate.gpu_hour_usd is None) == (rate.no_gpu_price is not None)
+
+
+def test_what_passed_before_the_account_was_opened_has_its_price_too() -> None:
+    now = 0.0
+    gpu_time = GpuTime(1, lambda: now)
+    now = 3600.0
+    config = BackendConfig(name="a", url="http://a:1", gpu_hour_usd=2.0)
+    idle = Spending(gpu_time, Pricing(config, wide_prior("a")), lambda: 0.0).told()["idle"]
+    assert (idle["gpu_seconds"], idle["usd"]) == (3600.0, 2.0)
