@@ -96,10 +96,10 @@ def test_a_branch_ends_once_whatever_the_backend_sends(status: int, payloads: li
     class Time:
         left = 0
 
-        def enter(self) -> float:
+        def enter(self, branches: int = 1) -> float:
             return 0.0
 
-        def leave(self, mark: float) -> float:
+        def leave(self, mark: float, branches: int = 1) -> float:
             self.left += 1
             return 0.0
 
