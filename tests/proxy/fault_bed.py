@@ -190,11 +190,16 @@ class Bed:
     async def _within_an_answer(self, random: Random) -> None:
         """A random moment at which the backend answers something: after a fault, once it is used again."""
         backend = self.proxy.service.catalog.by_name["a"]
-        # What the faults so far have taught of its speed: the planner would go on without it, and meet no more of them.
-        backend.correction = Correction()
-        await until(lambda: backend.in_flight > 0, 20)
+
+        def answers() -> bool:
+            # What the faults so far have taught of its speed, and what a late answer still may while this waits: the
+            # planner would go on without it, and meet no more of them.
+            backend.correction = Correction()
+            return backend.in_flight > 0
+
+        await until(answers, 20)
         await asyncio.sleep(random.uniform(0.0, 0.08))
-        await until(lambda: backend.in_flight > 0, 20)
+        await until(answers, 20)
 
     async def _level(self, wanted: Level | None, ours: int = 0) -> Level:
         """What is held once nothing runs: the least of several looks, as probes come and go. With `wanted`, as soon as
